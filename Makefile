@@ -161,6 +161,7 @@ wheel: $(VENV)/ready
 
 # Builds the image of the services with a fixed time in every layer (BuildKit 0.13 or later).
 image:
+	@docker buildx version > /dev/null 2>&1 || { echo "make image needs docker with buildx"; exit 2; }
 	docker buildx build --target sluice --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --provenance=false \
 	  --output type=oci,dest=build/sluice.oci.tar,rewrite-timestamp=true $(ARGS) .
 	sha256sum build/sluice.oci.tar

@@ -1,7 +1,6 @@
-"""The one configuration file that all services read, as types.
+"""The one configuration file that all services read by ``services.runtime.config_loader``, as types.
 
-Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are
-written ``500ms``.  ``services.runtime.config_loader`` reads the file.
+Every field with a default may be left out.  Rates are quantities of bit/s (``50M``), durations are like ``500ms``.
 """
 
 import re
@@ -14,6 +13,7 @@ from schemas.domain import Domain
 from schemas.exporter import Exporter
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
+from schemas.sharding import Sharding
 from schemas.units import Duration
 
 _S = 10**9
@@ -247,8 +247,8 @@ class Signal(Settings, frozen=True):
     """Whose histogram is read; names the metrics and labels below where they are not given."""
     metric: str | None = None
     """The latency histogram's name, without ``_bucket``."""
-    labels: dict[Literal["namespace", "workload"], str] = field(default_factory=dict)
-    """The histogram's labels for a workload's namespace and name; an empty name means that it has no such label."""
+    labels: dict[Literal["namespace", "workload", "node"], str] = field(default_factory=dict)
+    """The histogram's labels for a workload's namespace, its name, and its Pod's node; empty where it has no such."""
     matchers: dict[str, str] = field(default_factory=dict)
     """Further labels that a series of the histogram must carry, by exact value."""
     lost: str | None = None
@@ -313,6 +313,8 @@ class Kubernetes(Settings, frozen=True):
     Overridden by SLUICE_LEASE."""
     lease_duration: Annotated[Duration, between(Duration(_S // 2), Duration(60 * _S))] = Duration(2 * _S)
     """How long a Lease holds that is not renewed."""
+    shards: Annotated[int, between(1, 12)] = 1
+    """Shards of domains, each with a Lease: ``lease`` and ``-0``, ``-1``.  Overridden by SLUICE_SHARDS."""
     resources: Resources = Resources()
     """Domains described in the cluster."""
 
@@ -320,13 +322,15 @@ class Kubernetes(Settings, frozen=True):
         """Check what the types cannot say.
 
         Raises:
-            ValueError: an address of another kind, or a Lease that is not named by two words.
+            ValueError: an address of another kind, a Lease that is not named by two words, or shards without one.
         """
         super().__post_init__()
         if self.server is not None:
             _check_url("server", self.server)
         if self.lease is not None and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", self.lease):
             raise ValueError(f"lease: {self.lease!r} is no NAMESPACE/NAME")
+        if self.shards > 1 and self.lease is None:
+            raise ValueError("shards: several need a lease")
 
 
 class Listen(Settings, frozen=True):
@@ -357,6 +361,8 @@ class Config(Settings, frozen=True):
     """Where measurements come from."""
     kubernetes: Kubernetes = Kubernetes()
     """How the actuator reaches the API server."""
+    sharding: Sharding = Sharding()
+    """How several replicas share the domains."""
     exporter: Exporter = Exporter()
     """What the exporter measures."""
     meter: Meter = Meter()

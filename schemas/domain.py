@@ -4,15 +4,18 @@ A *domain* is a set of workloads that share a bottleneck.  It is the unit of con
 describes it, one decision answers, and its key orders the messages.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
+from msgspec.structs import replace
 
 from schemas.settings import Settings, between, find_repeated
 from schemas.units import Duration, Rate
 from schemas.workloads import (
     KINDS,
+    LABEL_NAME,
     SELECTOR,
     LabelSelector,
     WorkloadRef,
@@ -22,6 +25,8 @@ from schemas.workloads import (
 )
 
 _MS = 1_000_000
+PER_NODE = "node"
+"""The ``per`` of a definition with an instance for each node; any other is the key of a node's label."""
 
 
 class Critical(Settings, frozen=True, dict=True):
@@ -259,6 +264,60 @@ class Domain(Settings, frozen=True):
     """A window with fewer latencies counts as no data: its P95 is not reliable."""
     enrol: Enrolment | None = None
     """Which workloads may join the targets by a label of their own; without it, none."""
+    per: str | UnsetType = UNSET
+    """`node`, or the key of a node's label such as `topology.kubernetes.io/zone`: each node (each value of the label)
+    is a bottleneck of its own. The definition then stands for an instance for each one with Pods of its workloads."""
+    of: str | UnsetType = UNSET
+    """Sluice's own, of an instance: the definition that it is of."""
+    on: str | UnsetType = UNSET
+    """Sluice's own, of an instance: the node, or the value of the label."""
+    nodes: tuple[str, ...] | UnsetType = UNSET
+    """Sluice's own, of an instance by a label: the nodes with that value on which Pods of its workloads are."""
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """The keys of all critical workloads and targets."""
+        return (*(one.key for one in self.critical), *(one.key for one in self.targets))
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it stands for instances, and is not controlled itself."""
+        return bool(self.per) and not self.on
+
+    @property
+    def places(self) -> tuple[str, ...] | None:
+        """The nodes that an instance is about; None: wherever Pods of the workloads are."""
+        if not self.on:
+            return None
+        return (self.on,) if self.per == PER_NODE else self.nodes or ()
+
+    @property
+    def place_key(self) -> str:
+        """Tells the places of instances apart: the node, or the label and its value; empty where it is no instance."""
+        if not self.on:
+            return ""
+        return self.on if self.per == PER_NODE else f"{self.per}={self.on}"
+
+    def name_part(self, key: str) -> str:
+        """Names what an instance has of a workload; ``key`` itself where it is no instance."""
+        return f"{key}@{self.place_key}" if self.on else key
+
+    def build_instance(self, on: str, nodes: tuple[str, ...]) -> "Domain":
+        """A template's instance on a node, or with a value of its label on these nodes."""
+        known = UNSET if self.per == PER_NODE else nodes
+        return replace(self, name=f"{self.name}@{on}", of=self.name, on=on, nodes=known)
+
+    def build_template(self) -> "Domain":
+        """The definition that an instance is of."""
+        return replace(self, name=self.of or self.name, of=UNSET, on=UNSET, nodes=UNSET)
+
+    def _check_place(self) -> None:
+        if self.per is not UNSET and self.per != PER_NODE and not LABEL_NAME.fullmatch(self.per):
+            raise ValueError(f"domain {self.name!r}: per: {self.per!r} is neither {PER_NODE!r} nor the key of a label")
+        if bool(self.of) != bool(self.on) or (self.on and not self.per):
+            raise ValueError(f"domain {self.name!r}: of and on are an instance's, which needs per and both of them")
+        if self.nodes is not UNSET and not self.on:
+            raise ValueError(f"domain {self.name!r}: nodes is an instance's, which needs on")
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -267,6 +326,7 @@ class Domain(Settings, frozen=True):
             ValueError: nothing to protect or to control, a name used twice, or a number out of range.
         """
         super().__post_init__()
+        self._check_place()
         if not self.critical or not (self.targets or self.enrol is not None):
             raise ValueError(f"domain {self.name!r}: needs at least one critical workload and one target, or enrol")
         for what, keys in (
@@ -292,3 +352,8 @@ class Domain(Settings, frozen=True):
             f"domain {self.name!r}: dead_man {self.dead_man} is below three signal periods "
             f"of {period}: one late sample would set the fail-safe limit"
         )
+
+
+def without_templates(domains: Iterable[Domain]) -> tuple[Domain, ...]:
+    """The domains that are controlled as they are: instances of the others come from the bus."""
+    return tuple(domain for domain in domains if not domain.is_template)

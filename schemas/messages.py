@@ -2,9 +2,8 @@
 
 ``Sample -> Decision -> Action``, and the ``Definition`` of each domain.  They evolve by addition: a new field has a
 default, a field never changes its type, unknown fields are ignored (but in a domain's configuration, which must not be
-half understood).  Times are UTC nanoseconds, rates kbit/s, latencies seconds.  What depends on the wall clock of a
-reader or writer (when it was published, decided) is in the headers, so that the payload of a decision is a function
-of its inputs alone.
+half understood).  Times are UTC nanoseconds, rates kbit/s, latencies seconds.  What depends on the wall clock (when it
+was published, decided) is in the headers, so that the payload of a decision is a function of its inputs alone.
 
 No message can be part of a reference cycle, so ``gc=False`` leaves it out of garbage collection.
 """
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.definition import Definition
+from schemas.inherited import Inherited
 from schemas.numbers import Count, Integer, Load, Period, Rate, Time
 from schemas.units import decode_unit, encode_unit
 
@@ -240,6 +240,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """What was newly reported to be in force, by target; None: it is no longer known.  An input on replay."""
     definition: Count = 0
     """Revision of the definition that it was decided under; 0: the service's own file.  An input on replay."""
+    inherited: Inherited | None = None
+    """What a new instance began with; None where it began afresh, or is not new.  An input on replay."""
     v: Integer = 1
 
     @property

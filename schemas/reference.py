@@ -7,7 +7,7 @@ from textwrap import dedent
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from schemas.settings import metadata
 from schemas.units import Duration, Rate
@@ -72,13 +72,14 @@ def docstrings(kind: type[Struct]) -> dict[str, str]:
 
 
 def _bare(annotation: Any) -> Any:
-    """The type without its metadata, and without the None that it may also be."""
+    """The type without its metadata, and without what says that there is none."""
     if get_origin(annotation) is Annotated:
         return _bare(get_args(annotation)[0])
     # ``X | None`` has another origin than ``Optional[X]``: by its arguments both look the same.
     parts = get_args(annotation)
-    if type(None) in parts and get_origin(annotation) in (Union, type(int | None)):
-        return _bare(next(one for one in parts if one is not type(None)))
+    none = (type(None), UnsetType)
+    if any(one in parts for one in none) and get_origin(annotation) in (Union, type(int | None)):
+        return _bare(next(one for one in parts if one not in none))
     return annotation
 
 
@@ -94,7 +95,7 @@ def _word(kind: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value is UNSET:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()

@@ -183,6 +183,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (Domain, "critical"): {"minItems": 1},
+    (Domain, "per"): {"pattern": _whole(LABEL_NAME)},
     (Domain, "targets"): {"default": []},
     (Enrolment, "kinds"): {"minItems": 1, "x-kubernetes-list-type": "set", "items": {"enum": list(KINDS)}},
     (Enrolment, "namespaces"): {"x-kubernetes-list-type": "set", "items": {"pattern": _NAME_PATTERN}},
@@ -213,8 +214,8 @@ _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {
 """By what the items of a list differ."""
 OWN_NAMESPACE = frozenset({(Critical, "namespace"), (Target, "namespace"), (Enrolment, "namespaces")})
 """Fields that hold the resource's own namespace where it does not have them; a list holds it alone."""
-_LEFT_OUT = frozenset({(Domain, "name")})
-"""The resource's own name takes its place."""
+_LEFT_OUT = frozenset({(Domain, "name"), (Domain, "of"), (Domain, "on"), (Domain, "nodes")})
+"""The resource's own name takes the place of one; the others are an instance's, which no resource describes."""
 
 
 def camel(name: str) -> str:

@@ -7,6 +7,7 @@ merely slow delays no cut: a moment later all are sent that the client has room 
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -34,7 +35,9 @@ _log = structlog.get_logger()
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
+    ) -> T:
         """Apply the JSON Patch that ``build`` gives when its turn comes, unless that is None; returns the result."""
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
@@ -76,8 +79,13 @@ async def apply_plan(
     failures: dict[str, Exception] = {}
     is_stale = False
     unsent: list[Write] = []
+    patch = partial(_patch, client, observed, is_wanted=is_wanted)
     for phase in plan.phases:
-        errors = await _send(phase, lambda write: _patch(client, observed, write, is_wanted))
+        answers: dict[str, Exception | None] = {}
+        pods = [write for write in phase if isinstance(write.obj, Pod)]
+        others = [write for write in phase if not isinstance(write.obj, Pod)]
+        await asyncio.gather(*(_send_one_kind(writes, patch, answers) for writes in (pods, others) if writes))
+        errors = [answers.get(write.obj.uid, _UNSENT) for write in phase]
         unsent += [write for write, error in zip(phase, errors, strict=True) if isinstance(error, _Unsent)]
         if any(isinstance(error, NotFound) for error in errors):
             errors = await _confirm_gone(client, observed, phase, errors, looks=tolerate_stale)
@@ -95,17 +103,6 @@ async def apply_plan(
             break
     failpoints.point("actuator.written")
     return ApplyResult(outcomes, failures, is_stale, unsent)
-
-
-async def _send(
-    phase: Sequence[Write], patch: Callable[[Write], Coroutine[Any, Any, Exception | None]]
-) -> list[Exception | None]:
-    """Send the patches of a phase; returns the error of each, or None."""
-    errors: dict[str, Exception | None] = {}
-    pods = [write for write in phase if isinstance(write.obj, Pod)]
-    others = [write for write in phase if not isinstance(write.obj, Pod)]
-    await asyncio.gather(*(_send_one_kind(writes, patch, errors) for writes in (pods, others) if writes))
-    return [errors.get(write.obj.uid, _UNSENT) for write in phase]
 
 
 async def _send_one_kind(
@@ -150,7 +147,9 @@ async def _patch(
     """Patch one object; returns the exception that stopped it, or None."""
     obj = write.obj
     try:
-        after = await client.patch_in_turn(obj, lambda: write.operations if is_wanted(write) else None)
+        after = await client.patch_in_turn(
+            obj, lambda: write.operations if is_wanted(write) else None, is_cut=write.is_cut
+        )
     except (NotFound, Superseded, StaleObject, Rejected, Unavailable) as error:
         return error
     failpoints.point("actuator.patched")

@@ -7,11 +7,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from services.actuator.apply import Patcher
+from services.actuator.desired_limit import Instant
 from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox
 from services.actuator.restore import ObjectClient
-from services.actuator.succession import ask_nobody
 
 
 class Client(Patcher, ObjectClient, Protocol):
@@ -30,8 +30,10 @@ class Dependencies(Struct, frozen=True):
     """Reports why the actuator is not ready, by problem, or that a problem is over (None)."""
     process: str
     """Names this process."""
-    charge: Callable[[float], Charge] = ask_nobody
-    """Asks the Lease who acts, at a time of ``steady``."""
+    charge: Callable[[float], Charge] = lambda _: Charge.UNKNOWN
+    """Asks the Lease, if there is one, who acts at a time of ``steady``."""
+    charge_of: Callable[[str], Callable[[float], Charge]] | None = None
+    """Who acts on a domain, by its name, where shards have Leases of their own; None: ``charge`` for all."""
     pause: Callable[[str], str | None] = lambda _: None
     """Why a person paused a domain, by its name, and how to hand it back; None where nobody did."""
     dry_run: bool = False
@@ -40,3 +42,12 @@ class Dependencies(Struct, frozen=True):
     """UTC ns."""
     steady: Callable[[], float] = time.monotonic
     """Seconds, by a clock that never steps."""
+
+    @property
+    def instant(self) -> Instant:
+        """Now, by both clocks."""
+        return Instant(self.clock(), self.steady())
+
+    def find_charge(self, domain: str) -> Callable[[float], Charge]:
+        """Asks the Lease of a domain's shard who acts."""
+        return self.charge if self.charge_of is None else self.charge_of(domain)

@@ -1,9 +1,12 @@
-"""One Lease for all actuators: who holds it is in charge, and the others stand by.
+"""A Lease for all actuators, or for each shard: who holds it is in charge, and the others stand by.
 
 The holder renews it five times in its duration.  A standby takes it once it has not changed for that long by its own
 clock, so clocks need not agree.  The Lease only decides who acts: what an earlier holder may still send is fenced by
 the terms and by the `test` operations of every patch.  Without an answer of the API server nobody is known to be in
 charge, and `succession` decides as it does without a Lease.
+
+Numbered actuators have a rank for each shard, which is a part of the holder's name.  A lower rank takes the Lease from
+a higher one, so that each shard gets to the actuator that it belongs to.
 """
 
 import asyncio
@@ -19,12 +22,15 @@ import structlog
 from msgspec import Struct
 
 from schemas.config import Kubernetes
+from schemas.sharding import MOST_REPLICAS
 from services.common.backoff import BackOff
 from services.kube.objects import KubeObject, NotFound, Rejected, StaleObject, Unavailable
 
 _RENEWALS = 5
 """In a duration."""
 _RELEASE_S = 1.0
+_RANK_S = 0.05
+"""How much longer each rank waits for a Lease that nobody holds."""
 _REFUSED_S = (6.0, 24.0)
 """First and longest delay after the server refused the Lease: most often a right is missing, for long."""
 _CONDITION = "lease"
@@ -78,20 +84,29 @@ class LeaseKeeper:
         process: str,
         on_change: Callable[[], None],
         set_condition: Callable[[str, str | None], None],
+        *,
+        shard: int = 0,
+        replica: int | None = None,
     ) -> None:
         """Prepare; ``run`` does the work.
 
         Args:
             client: reads and patches.
             config: names the Lease; without one, nobody is ever known to be in charge.
+            shard: whose Lease it is, where there are several shards.
+            replica: this actuator's number, where it has one.
             process: this actuator.
             on_change: called when this process gains or loses it.
             set_condition: shows why the Lease cannot be used, or that it can (None).
         """
         self._client = client
         self._namespace, _, self._name = (config.lease or "").partition("/")
+        self._condition = _CONDITION
+        if config.shards > 1:
+            self._name, self._condition = f"{self._name}-{shard}", f"{_CONDITION} {shard}"
         self._duration_s = config.lease_duration.seconds
-        self._process = process
+        self._rank = None if replica is None else (replica - shard) % MOST_REPLICAS
+        self._process = process if self._rank is None else f"{process}-rank-{self._rank}"
         self._on_change = on_change
         self._set_condition = set_condition
         self._lease: Lease | None = None
@@ -144,8 +159,11 @@ class LeaseKeeper:
                     self._notice(await self._client.read(Lease, self._namespace, self._name))
                 assert self._lease is not None
                 holder = self._seen[0]
-                has_expired = time.monotonic() >= self._seen_at + self._duration_s
-                if holder in (None, "", self._process) or has_expired:
+                # Those of a higher rank leave it to a lower one for a while.
+                patience_s = (self._rank or 0) * _RANK_S
+                has_expired = time.monotonic() >= self._seen_at + self._duration_s + patience_s
+                is_free = holder in (None, "") and time.monotonic() >= self._seen_at + patience_s
+                if holder == self._process or is_free or has_expired or self._comes_before(holder):
                     self._notice(await self._write(self._lease, self._process))
                     self._held_until = started + self._duration_s
         except StaleObject:
@@ -155,16 +173,23 @@ class LeaseKeeper:
             # What the server says of one Lease it says again; one that is busy or away may be back with the next round.
             self._is_refused = isinstance(error, (NotFound, Rejected))
             text = f"the Lease {self._namespace}/{self._name} cannot be used: {type(error).__name__} {error}".strip()
-            self._set_condition(_CONDITION, text)
+            self._set_condition(self._condition, text)
             return
         self._is_refused = False
-        self._set_condition(_CONDITION, None)
+        self._set_condition(self._condition, None)
+
+    def _comes_before(self, holder: str | None) -> bool:
+        """Whether the Lease belongs to this actuator rather than to its holder."""
+        rank = (holder or "").rpartition("-rank-")[2]
+        return self._rank is not None and rank.isdigit() and self._rank < int(rank)
 
     def _notice(self, lease: Lease) -> None:
         self._lease, self._is_new = lease, False
         seen = (lease.spec.holder_identity, lease.spec.renew_time)
         if seen != self._seen:
             self._seen, self._seen_at = seen, time.monotonic()
+        if seen[0] != self._process:
+            self._held_until = -math.inf  # a lower rank took it
 
     async def _write(self, lease: Lease, holder: str | None) -> Lease:
         """Write the holder, if the Lease still is as it was seen."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -18,7 +18,7 @@ _LAG_S = 5.0
 class ObservedState:
     """A target's objects as they were last seen."""
 
-    def __init__(self, on_change: Callable[[], None], namespaces: Collection[str] = ()) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None, namespaces: Collection[str] = ()) -> None:
         """``on_change`` is called at every change; ``namespaces`` are those whose Pods are watched."""
         self._on_change = on_change
         self._namespaces = frozenset(namespaces)
@@ -31,6 +31,10 @@ class ObservedState:
         self.workload: Workload | None = None
         self.given_up: dict[str, Pod] = {}
         """Pods that were the workload's, and are not by now, by uid: some of them may still be there."""
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` at every change from now on."""
+        self._on_change = on_change
 
     @property
     def has_all_pods(self) -> bool:
@@ -129,6 +133,19 @@ class ObservedState:
             self.workload = None
         self._on_change()
 
+    def share_workload(self, workload: Workload | None) -> None:
+        """Take the workload as another state of the same target has it."""
+        if workload is not self.workload:
+            self.workload = workload
+            self._on_change()
+
+    def release(self, uid: str) -> Pod | None:
+        """Drop a Pod that another state of the same target has from now on; returns it."""
+        pod = self._pods.pop(uid, None)
+        self._answered.pop(uid, None)
+        self._on_change()
+        return pod
+
     def forget_pods(self) -> None:
         """Drop all Pods: another workload took the place of the one that they belong to."""
         self.inherit(self)
@@ -147,8 +164,28 @@ class ObservedState:
             self.given_up[pod.uid] = pod
 
 
+class StateSink(Protocol):
+    """Where what is seen of a target goes."""
+
+    @property
+    def workload(self) -> Workload | None:
+        """The target's object as it was last seen."""
+
+    def observe(
+        self,
+        kind: type[Workload | Pod],
+        change: Listed[Any] | Updated[Any] | Deleted[Any],
+        began: float = 0.0,
+        namespace: str = "",
+    ) -> None:
+        """Take a change from a watch."""
+
+    def forget_pods(self) -> None:
+        """Drop all Pods."""
+
+
 class Watched(Struct, frozen=True):
     """A target, and where what is seen of it goes."""
 
     target: Target
-    state: ObservedState
+    state: StateSink

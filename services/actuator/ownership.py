@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
+from schemas.domain import Domain, Target
 from schemas.messages import Cause
 from schemas.provenance import Provenance
 from schemas.units import Rate
@@ -24,6 +25,8 @@ PAUSED = "sluice.dev/paused"
 RESUMED = "{}"
 """The annotation's value by which a person gives a target that Sluice let go of back to it."""
 VERSION = 1
+PART = "@"
+"""Stands in the name of a part of a target, and in none of the API: what it has on one instance's nodes."""
 RAISE_BACKLOG = 64
 """An object with so many unacknowledged writes is only cut, not raised."""
 MAX_BACKLOG = 512
@@ -140,12 +143,12 @@ def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
 
 
 def names_target(obj: KubeObject, target: str) -> bool:
-    """Whether an object's record, of whichever version, is of a write for this target."""
+    """Whether an object's record, of whichever version, is of a write for this target, or for a part of it."""
     try:
         action = msgspec.json.decode(obj.annotations.get(KEY, "{}"), type=_AnyRecord).action
     except DECODE_ERRORS:
         return False
-    return action.startswith(f"{target}:")
+    return action.startswith((f"{target}:", f"{target}{PART}"))
 
 
 def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
@@ -156,19 +159,54 @@ def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
         return None
 
 
-def newest_record(workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
-    """Find the record of the newest decision, and of those of the same decision the last one written.
+class Extent(Struct, frozen=True):
+    """What one limit is for: a whole target, whose workload carries it, or its Pods on one instance's nodes.
 
-    After a crash between patches, that may be on a Pod.
-
-    Args:
-        workload: a target's workload, where there is one.
-        pods: its Pods.
-        latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
+    A part has its records on its Pods alone.  The workload carries the sum of all parts, which says of none whose
+    decision is in force there.
     """
-    records = (find_record(obj) for obj in (workload, *pods))
-    valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
-    return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
+
+    name: str
+    """Begins the ids of its actions: the target's key, and of a part its place."""
+    is_part: bool = False
+
+    @classmethod
+    def of(cls, domain: Domain, target: Target) -> "Extent":
+        """What a domain limits of a target."""
+        return cls(domain.name_part(target.key), bool(domain.on))
+
+    def carrier(self, workload: Workload | None) -> Workload | None:
+        """The workload where it carries the limit; None where only Pods do."""
+        return None if self.is_part else workload
+
+    def find_record(self, obj: KubeObject | None) -> OwnershipRecord | None:
+        """Read an object's record, unless that is of a limit for other Pods than these."""
+        record = find_record(obj)
+        if record is None or not record.action:
+            return record
+        place = f"{self.name}:" if self.is_part else f"{self.name}{PART}"
+        return record if record.action.startswith(place) == self.is_part else None
+
+    def find_newest(self, workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
+        """Find the record of the newest decision, and of those of the same decision the last one written.
+
+        After a crash between patches, that may be on a Pod.
+
+        Args:
+            workload: the target's, where there is one.
+            pods: its Pods.
+            latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
+        """
+        records = (self.find_record(obj) for obj in (self.carrier(workload), *pods))
+        valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
+        return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
+
+    def find_charge(self, workload: Workload | None, pods: Iterable[Pod]) -> OwnershipRecord | None:
+        """Find the record that tells which actuator is in charge: the workload's, or that of the latest term."""
+        if not self.is_part:
+            return find_record(workload)
+        records = [record for pod in pods if (record := self.find_record(pod)) is not None]
+        return max(records, key=lambda one: (one.term, one.at), default=None)
 
 
 def pause_reason(workload: Workload, *, managed: bool) -> str | None:

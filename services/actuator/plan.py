@@ -19,15 +19,16 @@ from schemas.domain import Target
 from schemas.messages import Cause
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
+from services.actuator.observed import ObservedState
 from services.actuator.ownership import (
     KEY,
     MAX_BACKLOG,
     RAISE_BACKLOG,
+    Extent,
     OwnershipRecord,
     WriteRecord,
     build_patch,
     find_record,
-    newest_record,
 )
 from services.kube.objects import BANDWIDTH, Pod, Workload
 
@@ -36,13 +37,14 @@ MOST_WRITES = 500
 
 
 class WriterTerm(Struct, frozen=True):
-    """The actuator process that writes, and its term in charge of the target."""
+    """The actuator process that writes, its term in charge, and of what."""
 
+    extent: Extent
     by: str
     term: int
     """Larger than that of every process before it."""
     renews: bool = False
-    """Whether to write the workload's record again although nothing has changed, for another actuator to see."""
+    """Whether to write a record again although nothing has changed, for another actuator to see."""
     refused: Collection[str] = ()
     """Uids of objects whose patches were refused: the others come first."""
 
@@ -115,15 +117,16 @@ class Plan(Struct, frozen=True):
         return any(len(write.record.owed) >= RAISE_BACKLOG for write in self.writes)
 
 
-def share_per_pod(target: Target, limit: int, workload: Workload, pods: Sequence[Pod]) -> int:
-    """Each Pod's share of the target's limit, kbit/s: rounded down, at least 1.
+def share_per_pod(target: Target, limit: int, workload: Workload | None, pods: Sequence[Pod]) -> int:
+    """Each Pod's share of a limit, kbit/s: rounded down, at least 1.
 
-    A DaemonSet wants as many Pods as there are nodes for it.
+    A DaemonSet wants as many Pods as there are nodes for it.  How many Pods come to a part's nodes, nobody knows
+    (None): one that comes is limited with the others as soon as it is there.
     """
     if target.scope == "per-pod":
         return limit
     sending = sum(not pod.has_ended for pod in pods)
-    return max(1, limit // max(sending, workload.wanted_pods, 1))
+    return max(1, limit // max(sending, 0 if workload is None else workload.wanted_pods, 1))
 
 
 def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:
@@ -136,7 +139,7 @@ def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:
 
 
 def find_in_force(
-    target: Target, workload: Workload | None, pods: Sequence[Pod], latest: int
+    target: Target, extent: Extent, observed: ObservedState, latest: int
 ) -> tuple[OwnershipRecord | None, int | None]:
     """The newest record, and the lowest limit that may be in force, kbit/s: a cut may have reached Pods alone.
 
@@ -144,13 +147,15 @@ def find_in_force(
 
     Args:
         target: the configuration.
-        workload: the target's workload as it was last seen.
-        pods: its Pods as they were last seen.
+        extent: what the limit is for.
+        observed: the target's objects as they were last seen.
         latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
     """
-    record, declared = newest_record(workload, pods, latest), find_record(workload)
+    pods, carrier = observed.pods, extent.carrier(observed.workload)
+    record = extent.find_newest(observed.workload, pods, latest)
+    declared = find_record(carrier)
     is_declared = declared is None or declared.is_in_scope(target.scope)
-    limits = [workload.limit] if workload is not None and is_declared else []
+    limits = [carrier.limit] if carrier is not None and is_declared else []
     if record is not None:
         if not record.is_in_scope(target.scope):
             now = sum_of_limits(target, pods)
@@ -162,7 +167,7 @@ def find_in_force(
 def build_plan(
     target: Target,
     order: LimitOrder,
-    workload: Workload,
+    workload: Workload | None,
     pods: Sequence[Pod],
     writer: WriterTerm,
     owed: Collection[str],
@@ -173,15 +178,15 @@ def build_plan(
     Args:
         target: the configuration.
         order: the desired limit.
-        workload: the target's workload as it was last seen.
+        workload: the target's workload as it was last seen; None: only Pods carry the limit.
         pods: its Pods as they were last seen.
-        writer: who writes.
+        writer: who writes, and what.
         owed: ids of the actions whose reports the bus has yet to acknowledge.
         now: UTC ns.
     """
-    mismatches = _find_mismatches(target, order, workload, pods)
+    mismatches = _find_mismatches(target, order, workload, pods, writer.extent)
     if writer.renews and not mismatches:
-        mismatches = [Mismatch(workload, order.limit, order.cause, order.reason)]
+        mismatches = _renew(target, order, workload, pods)
     if len(mismatches) > MOST_WRITES:
         mismatches.sort(key=lambda one: (one.drop < 0, one.obj.uid in writer.refused, -one.drop))
         del mismatches[MOST_WRITES:]
@@ -191,12 +196,13 @@ def build_plan(
         # once each report their own part: under one id the bus would drop one.
         seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in mismatches if one.cause == cause)
         digest = blake2b("\n".join([*seen, str(order.limit), writer.by]).encode(), digest_size=6).hexdigest()
-        actions[cause] = ":".join([target.key, cause, order.decision or "-", digest])
-    was, provenance, writes = workload.limit, order.fields, []
+        actions[cause] = ":".join([writer.extent.name, cause, order.decision or "-", digest])
+    was = sum_of_limits(target, pods) if workload is None else workload.limit
+    provenance, writes = order.fields, []
     for one in mismatches:
         before = find_record(one.obj)
         unreported = [write for write in before.writes if write.action in owed] if before else []
-        is_workload = isinstance(one.obj, Workload)
+        shows_term = workload is None or isinstance(one.obj, Workload)
         record = OwnershipRecord(
             action=actions[one.cause],
             cause=one.cause,
@@ -205,8 +211,8 @@ def build_plan(
             at=now,
             was=was,
             found=before.found if before else one.obj.bandwidth,
-            term=writer.term if is_workload else 0,
-            by=writer.by if is_workload else "",
+            term=writer.term if shows_term else 0,
+            by=writer.by if shows_term else "",
             scope=target.scope,
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in unreported[-MAX_BACKLOG:]),
             **provenance,
@@ -215,33 +221,51 @@ def build_plan(
     return Plan(tuple(writes), {actions[one.cause]: one.why for one in reversed(mismatches)})
 
 
-def is_whole(target: Target, limit: int, workload: Workload, pods: Sequence[Pod]) -> bool:
-    """Whether all objects of a target have a limit, kbit/s."""
+def is_whole(target: Target, limit: int, workload: Workload | None, pods: Sequence[Pod]) -> bool:
+    """Whether all objects that carry a limit, kbit/s, have it."""
     share = str(Rate(share_per_pod(target, limit, workload, pods)))
-    return workload.has_bandwidth(str(Rate(limit))) and all(
+    return (workload is None or workload.has_bandwidth(str(Rate(limit)))) and all(
         pod.has_ended or pod.is_terminating or pod.has_bandwidth(share) for pod in pods
     )
 
 
-def _find_mismatches(target: Target, order: LimitOrder, workload: Workload, pods: Sequence[Pod]) -> list[Mismatch]:
-    record = find_record(workload)
-    is_new_limit = record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
+def _renew(target: Target, order: LimitOrder, workload: Workload | None, pods: Sequence[Pod]) -> list[Mismatch]:
+    """The object whose record shows others who is in charge; none where there is no Pod."""
+    if workload is not None:
+        return [Mismatch(workload, order.limit, order.cause, order.reason)]
+    share = share_per_pod(target, order.limit, None, pods)
+    live = (pod for pod in pods if not (pod.has_ended or pod.is_terminating))
+    return [Mismatch(pod, share, order.cause, order.reason) for pod in live][:1]
+
+
+def _find_mismatches(
+    target: Target, order: LimitOrder, workload: Workload | None, pods: Sequence[Pod], extent: Extent
+) -> list[Mismatch]:
+    records = {pod.uid: extent.find_record(pod) for pod in pods}
     found: list[Mismatch] = []
-    if is_new_limit:
-        found.append(Mismatch(workload, order.limit, order.cause, order.reason))
-    elif not workload.has_bandwidth(str(Rate(order.limit))):
-        found.append(Mismatch(workload, order.limit, "drift", "the annotation was removed"))
+    if workload is None:
+        is_new_limit = all(
+            record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
+            for record in records.values()
+        )
+    else:
+        own = find_record(workload)
+        is_new_limit = own is None or own.limit != order.limit or not own.is_in_scope(target.scope)
+        if is_new_limit:
+            found.append(Mismatch(workload, order.limit, order.cause, order.reason))
+        elif not workload.has_bandwidth(str(Rate(order.limit))):
+            found.append(Mismatch(workload, order.limit, "drift", "the annotation was removed"))
     share = share_per_pod(target, order.limit, workload, pods)
     for pod in pods:
         if not (pod.has_ended or pod.is_terminating or pod.has_bandwidth(str(Rate(share)))):
-            cause, why = (order.cause, order.reason) if is_new_limit else _explain_mismatch(pod, order)
+            record = records[pod.uid]
+            cause, why = (order.cause, order.reason) if is_new_limit else _explain_mismatch(pod, record, order)
             found.append(Mismatch(pod, share, cause, why))
     return found
 
 
-def _explain_mismatch(pod: Pod, order: LimitOrder) -> tuple[Cause, str]:
-    """Why a Pod's bandwidth differs from its share although the workload has the order's limit."""
-    record = find_record(pod)
+def _explain_mismatch(pod: Pod, record: OwnershipRecord | None, order: LimitOrder) -> tuple[Cause, str]:
+    """Why a Pod's bandwidth differs from its share although others have the order's limit."""
     if record is None:
         return "new-pod", "a pod appeared"
     if not pod.has_bandwidth(record.value):

@@ -18,13 +18,13 @@ from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
-from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
+from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
-from services.actuator.ownership import VERSION, find_record, pause_reason, resume_command
+from services.actuator.ownership import Extent, find_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, is_whole, share_per_pod, sum_of_limits
-from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange
+from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
 from services.actuator.succession import Succession
@@ -35,8 +35,6 @@ from services.kube.objects import Workload
 
 _GRACE_S = 2.0
 """How long a starting actuator waits for the bus before it applies the fail-safe limit."""
-_FULL_S = 1.0
-"""How long raises wait for reports to go out."""
 _STEP_S = 0.01
 """A rise in steps looks no more often than that whether the next one is due."""
 
@@ -44,18 +42,29 @@ _log = structlog.get_logger()
 
 
 class Reconciler:
-    """Keeps one target's desired limit in force."""
+    """Keeps one target's desired limit in force, or that of its part on one instance's nodes."""
 
-    def __init__(self, domain: Domain, target: Target, dependencies: Dependencies) -> None:
-        """Prepare; ``run`` does the work.  The target's bounds hold whatever is decided."""
+    def __init__(
+        self, domain: Domain, target: Target, dependencies: Dependencies, observed: ObservedState | None = None
+    ) -> None:
+        """Prepare; ``run`` does the work.
+
+        Args:
+            domain: the target's, or an instance.
+            target: whose bounds hold whatever is decided.
+            dependencies: shared by all.
+            observed: the Pods of the part, where it is one.
+        """
         shared = dependencies
         self.target = target
+        self.extent = Extent.of(domain, target)
         self._awake = asyncio.Event()
-        self.observed = ObservedState(self._awake.set, target.pod_namespaces)
-        self._domain = domain
+        self.observed = observed or ObservedState(namespaces=target.pod_namespaces)
+        self.observed.listen(self._awake.set)
+        self.domain = domain
         self._shared = shared
         self._outbox = shared.outbox
-        self._reporter = Reporter(domain.name, target, shared.outbox, shared.events, shared.set_note, shared.clock)
+        self._reporter = Reporter(domain, target, shared.outbox, shared.events, shared.set_note, shared.clock)
         self._desired = DesiredLimit(target, domain.dead_man, shared.steady() + min(_GRACE_S, domain.dead_man.seconds))
         self._pending: list[PendingAck] = []
         """Of the decisions that the order comes from."""
@@ -66,9 +75,10 @@ class Reconciler:
         self._uid = ""
         self._is_managed = False
         """Whether Sluice's record was seen on the workload."""
-        self._succession = Succession(shared.process, domain.dead_man.seconds, shared.charge)
+        self._find_charge = shared.find_charge(domain.name)
+        self._succession = Succession(shared.process, domain.dead_man.seconds, self._find_charge)
         self._is_deposed = False
-        """Whether another actuator is in charge, as the workload's record showed in the last round."""
+        """Whether another actuator is in charge, as a record showed in the last round."""
         self._pause: str | None = None
         self._note: str | None = None
         self._announced: LimitOrder | None = None
@@ -79,19 +89,18 @@ class Reconciler:
         self._refusals = Refusals()
         self._was_stale = False
         """Whether an object had changed in the last round."""
-        self._drift = DriftBackOff()
+        self._drift, self._scope = DriftBackOff(), ScopeChange()
         self._is_stopping = False
-        self._scope = ScopeChange()
         self._given_up = GivenUpPods(shared.client, self.observed)
-        metrics.dead_man.labels(target.key)  # an alert sees increases only: it must have been seen at zero
+        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
 
     def define(self, domain: Domain, target: Target) -> None:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
-        if (domain, target) == (self._domain, self.target):
+        if (domain, target) == (self.domain, self.target):
             return
         if target.scope != self.target.scope:
             self._change_scope()
-        self._domain, self.target = domain, target
+        self.domain, self.target = domain, target
         self._reporter.define(target)
         self._desired.define(target, domain.dead_man)
         self._rise.define(Limits.from_target(target, domain).rise)
@@ -100,7 +109,7 @@ class Reconciler:
 
     def _change_scope(self) -> None:
         """Take note that limits are another quantity from now on: nothing that was decided goes on."""
-        self._scope.begin(self._shared.steady() + self._domain.dead_man.seconds)
+        self._scope.begin(self._shared.steady() + self.domain.dead_man.seconds)
         self._desired.order = self._desired.deadline = self._published = None
         self._finish_pending()
         self._awake.set()
@@ -136,15 +145,16 @@ class Reconciler:
             published: when, UTC ns.
             pending: is finished when the decision is in force and reported, or refused.
         """
-        instant = self._instant()
-        record, _ = find_in_force(self.target, self.observed.workload, self.observed.pods, instant.now + AHEAD)
+        instant = self._shared.instant
+        record, _ = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         why = self._scope.why_refused(decision.definition, instant.steady)
         why = why or self._desired.accept(decision, part, published, record, instant)
         if why is None:
             # Whether a limit is enforced is this actuator's to report only where it sets the limit.
             is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
             workload = self.observed.workload if is_mine else None
-            self._reporter.report_enforcement(decision, workload, self.observed.pods)
+            if decision.overruns or self._reporter.is_unenforced:
+                self._reporter.report_enforcement(decision, workload, self.observed.pods)
             self._finish_pending()
             self._pending, self._headers = [pending], pending.headers
             self._awake.set()
@@ -154,7 +164,7 @@ class Reconciler:
             return
         kind = next((word for word in ("future", "expired") if word in why), "overtaken")
         metrics.refused.labels(kind).inc()
-        if kind != "overtaken" and instant.steady - self._last_late_report > self._domain.dead_man.seconds:
+        if kind != "overtaken" and instant.steady - self._last_late_report > self.domain.dead_man.seconds:
             self._last_late_report = instant.steady
             late = build_order(self.target, decision, part, decision.end)
             self._reporter.report_unwritten(late, "skipped", why, {})
@@ -166,7 +176,7 @@ class Reconciler:
             self._awake.clear()
             retry_s = await self._reconcile()
             # Sleep until something changes, time changes the order, or it is time to try again.
-            instant = self._instant()
+            instant = self._shared.instant
             wake = self._desired.next_wake(instant)
             waits = [one for one in (retry_s, None if wake is None else wake - instant.steady) if one is not None]
             try:
@@ -181,13 +191,13 @@ class Reconciler:
         Returns:
             After how many seconds to try again; None: when something changes.
         """
-        instant, workload = self._instant(), self.observed.workload
-        record, limit = find_in_force(self.target, workload, self.observed.pods, instant.now + AHEAD)
-        self._shared.set_note(f"{self.target.key} decisions", self._desired.lapses.why)
+        instant, workload = self._shared.instant, self.observed.workload
+        record, limit = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
+        self._shared.set_note(f"{self.extent.name} decisions", self._desired.lapses.why)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
             if self._desired.order is None or not self._desired.order.is_repeated:
-                metrics.dead_man.labels(self.target.key).inc()
+                metrics.dead_man.labels(self.extent.name).inc()
             if self._pending:
                 reason = "it expired before it could be put in force"
                 self._reporter.report_unwritten(expired, "skipped", reason, self._headers)
@@ -226,7 +236,7 @@ class Reconciler:
         has_lapsed = order.cause != "decision"
         left_s = self._succession.take_over(self._shared.steady(), has_cut=has_cut, has_lapsed=has_lapsed)
         if left_s <= 0:
-            _log.warning("takes over: the actuator in charge no longer writes", target=self.target.key)
+            _log.warning("takes over: the actuator in charge no longer writes", target=self.extent.name)
         return max(left_s, 0.0)
 
     async def _bring_about(self, desired: LimitOrder, workload: Workload, in_force: int | None) -> float | None:
@@ -238,7 +248,7 @@ class Reconciler:
         if self._is_deposed:
             return self._stand_by(order, plan)
         if not plan.writes:
-            self._settle(desired, order, workload)
+            self._settle(desired, order, workload, in_force)
             if order.limit < desired.limit:
                 return max(self._rise.wait_s(desired, in_force), _STEP_S)
             self._finish_pending()
@@ -246,7 +256,9 @@ class Reconciler:
             if due_s is None or due_s > 0 or self._shared.dry_run:
                 return due_s
             plan = self._plan(order, workload, renews=True)
-        plan, wait_s = self._select(plan)
+        plan, wait_s = select_writes(
+            plan, self._refusals, self._drift, self._shared.steady(), is_full=self._outbox.is_full
+        )
         if not plan.writes:
             return wait_s
         if self._shared.dry_run:
@@ -259,48 +271,36 @@ class Reconciler:
         return await self._apply(desired, order, plan, workload)
 
     def _plan(self, order: LimitOrder, workload: Workload, *, renews: bool = False) -> Plan:
-        record = find_record(workload)
+        pods, carrier = self.observed.pods, self.extent.carrier(workload)
+        record = self.extent.find_charge(workload, pods)
         term = self._succession.term or 1 + (record.term if record is not None else 0)
-        writer = WriterTerm(self._shared.process, term, renews, self._refusals.refused)
-        return build_plan(
-            self.target, order, workload, self.observed.pods, writer, self._outbox.owed, self._shared.clock()
-        )
+        writer = WriterTerm(self.extent, self._shared.process, term, renews, self._refusals.refused)
+        return build_plan(self.target, order, carrier, pods, writer, self._outbox.owed, self._shared.clock())
 
-    def _select(self, plan: Plan) -> tuple[Plan, float]:
-        """The writes that may be sent now, and after how many seconds to ask for the others."""
-        if plan.has_backlog:
-            plan = plan.without_raises()
-        has_cut = any(write.is_cut for write in plan.writes)
-        if not plan.writes or (self._outbox.is_full and not has_cut):
-            return plan.without_raises(), _FULL_S
-        if all(write.record.cause == "drift" for write in plan.writes):
-            wait_s = self._drift.next_wait(self._shared.steady(), has_cut=has_cut)
-            if wait_s > 0:
-                return Plan((), {}), wait_s
-        return self._refusals.select(plan, self._shared.steady())
-
-    def _settle(self, desired: LimitOrder, order: LimitOrder, workload: Workload) -> None:
+    def _settle(self, desired: LimitOrder, order: LimitOrder, workload: Workload, in_force: int | None) -> None:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
         is_published = self._published == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            is_published = is_published and (order.limit != workload.limit or order.is_repeated)
+            carrier = self.extent.carrier(workload)
+            known = in_force if carrier is None else carrier.limit
+            is_published = is_published and (order.limit != known or order.is_repeated)
         if not is_published:
             # Decisions rise only from what was reported to be in force.
             self._published = order.limit
             self._reporter.report_unwritten(order, "unchanged", order.reason, {})
-        share = share_per_pod(self.target, order.limit, workload, self.observed.pods)
-        metrics.limit.labels(self.target.key).set(order.limit)
-        metrics.pod_limit.labels(self.target.key).set(share)
+        share = share_per_pod(self.target, order.limit, self.extent.carrier(workload), self.observed.pods)
+        metrics.limit.labels(self.extent.name).set(order.limit)
+        metrics.pod_limit.labels(self.extent.name).set(share)
 
     def _note_refusal(self, reason: str | None) -> None:
         """Show on /readyz why patches fail, or that they do not (None)."""
         if reason is None:
             self._refusals.settle(self._shared.steady())
         why = None if reason is None else f"patches fail: {reason}"
-        self._shared.set_condition(f"{self.target.key} patches", why)
+        self._shared.set_condition(f"{self.extent.name} patches", why)
 
     def _recover_reports(self, workload: Workload) -> None:
         """Report the unreported writes on the objects, and read the workload's record."""
@@ -310,24 +310,26 @@ class Reconciler:
             self._succession.reset()
             if record is not None and not record.is_in_scope(self.target.scope):
                 self._change_scope()
-            if record is not None and record.v > VERSION:
-                text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
-                self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
-                _log.warning("record of a later version", target=self.target.key, version=record.v)
+            self._reporter.report_version(workload, record)
         self._is_managed = self._is_managed or record is not None
-        self._is_deposed = self._succession.is_deposed(record, self._shared.steady())
+        charge = self.extent.find_charge(workload, self.observed.pods)
+        self._is_deposed = self._succession.is_deposed(charge, self._shared.steady())
         if self._shared.dry_run or self._is_deposed:
             return
-        objects = [workload, *self.observed.pods]
-        for action in recover_actions(self._domain.name, self.target, objects, self._on_bus, self._reported):
-            self._reporter.report_recovered(action)
-            failpoints.point("actuator.recovered")
-        records = {obj.uid: find_record(obj) for obj in objects}
-        self._reported = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
+        carrier = self.extent.carrier(workload)
+        objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
+        records = {obj.uid: self.extent.find_record(obj) for obj in objects}
+        written = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
+        lost = {uid: actions - self._on_bus - self._reported.get(uid, set()) for uid, actions in written.items()}
+        if any(lost.values()):
+            for action in recover_actions(self.domain, self.target, objects, lost):
+                self._reporter.report_recovered(action)
+                failpoints.point("actuator.recovered")
+        self._reported = written
 
     def _is_left_alone(self, workload: Workload) -> bool:
         """Whether the target is paused; reports when that changes."""
-        paused = why = self._shared.pause(self._domain.name)
+        paused = why = self._shared.pause(self.domain.name)
         if paused is None:
             paused = pause_reason(workload, managed=self._is_managed)
             why = None if paused is None else f"{paused}; to hand it back: {resume_command(workload)}"
@@ -340,7 +342,7 @@ class Reconciler:
             self._note = why
             self._reporter.set_note(why)
             # To stand by without the Lease is planned, and no news.
-            is_planned = paused is None and self._shared.charge(self._shared.steady()) is Charge.OTHERS
+            is_planned = paused is None and self._find_charge(self._shared.steady()) is Charge.OTHERS
             if why is not None and self._desired.order is not None and not is_planned:
                 self._published = None
                 order, is_paused = self._desired.order, paused is not None
@@ -358,7 +360,7 @@ class Reconciler:
             self.observed,
             plan,
             lambda write: (
-                not self._is_stopping and self._desired.is_wanted(desired, self._instant(), is_cut=write.is_cut)
+                not self._is_stopping and self._desired.is_wanted(desired, self._shared.instant, is_cut=write.is_cut)
             ),
             tolerate_stale=not self._was_stale and self._refusals.reason is None,
         )
@@ -366,16 +368,17 @@ class Reconciler:
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
                 self._reported[write.obj.uid] = {one.action for one in write.record.writes}
-                if isinstance(write.obj, Workload):
+                if isinstance(write.obj, Workload) or self.extent.is_part:
                     self._announced = desired
                     self._succession.wrote(write.record.term, self._shared.steady())
-                    self._is_managed = True
+                    self._is_managed = self._is_managed or not self.extent.is_part
         answered = [write for write, _ in result.outcomes]
         is_news = self._refusals.count(answered, result.failures, self._shared.steady(), result.unsent)
         if result.failures:
             self._note_refusal(self._refusals.reason)
         known = self.observed.workload
-        whole = known is not None and is_whole(self.target, order.limit, known, self.observed.pods)
+        carrier = self.extent.carrier(known)
+        whole = known is not None and is_whole(self.target, order.limit, carrier, self.observed.pods)
         self._reporter.report_writes(
             order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news, partial=not whole
         )
@@ -385,8 +388,10 @@ class Reconciler:
             self._drift.count(self._shared.steady())
         return 0.0  # what was written may not be all
 
-    def _instant(self) -> Instant:
-        return Instant(self._shared.clock(), self._shared.steady())
+    @property
+    def is_acting(self) -> bool:
+        """Whether this process sets the limit now: it is neither paused nor another's."""
+        return self._desired.order is not None and not self._is_deposed and self._pause is None
 
     def _finish_pending(self) -> None:
         """Finish the decisions that the order came from: nothing more will be done for them."""

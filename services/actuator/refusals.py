@@ -3,8 +3,8 @@
 An object that was not refused yet is patched at once, unless the Pods that were tried last for the first time were all
 refused: then the workload's own limit waits, too.  Objects that were refused, or not sent because others were, are
 tried one at a time, with growing delays that neither a new decision nor a change of the objects shortens: at most ten
-requests a minute.  A limit lower than the refused one is another question, and may be asked in between.  After one of
-them succeeded twice as many are tried; what other objects accept says nothing of them.
+requests a minute.  A limit lower than the refused one may be tried in between.  After one of them succeeded,
+twice as many are tried.  That other objects were patched proves nothing about those that were refused.
 Times are seconds by a steady clock.
 
 Also here: which decisions a change of a target's scope has overtaken.
@@ -31,6 +31,9 @@ _FORGET_S = 60.0
 _MOST_KEPT = 10_000
 """Of more objects the first are forgotten: Pods come and go."""
 
+_FULL_S = 1.0
+"""How long raises wait for reports to go out."""
+
 
 class Refusals:
     """One target's objects whose patches failed."""
@@ -56,9 +59,7 @@ class Refusals:
         return self._failed.keys()
 
     def select(self, plan: Plan, now: float) -> tuple[Plan, float]:
-        """The writes of a plan that may be sent now, and after how many seconds to ask for the others."""
-        if not self._failed:
-            return plan, 0.0
+        """Once some failed: the writes of a plan that may be sent now, and in how many seconds to ask for the rest."""
         writes = {write.obj.uid: write for write in plan.writes}
         held = sorted((writes[uid] for uid in self._failed if uid in writes), key=lambda write: not write.is_cut)
         unseen = [write for write in plan.writes if write.obj.uid not in self._failed]
@@ -164,6 +165,30 @@ class DriftBackOff:
         is_repeated = now - self._last < 4 * self._gap_s
         self._gap_s = min(2 * self._gap_s, self._MOST_S) if is_repeated else self._FIRST_S
         self._last = now
+
+
+def select_writes(
+    plan: Plan, refusals: Refusals, drift: DriftBackOff, now: float, *, is_full: bool
+) -> tuple[Plan, float]:
+    """The writes of a plan that may be sent now, and after how many seconds to ask for the others.
+
+    Args:
+        plan: all that is to be written.
+        refusals: what was refused, and waits.
+        drift: when the next correction is due.
+        now: by the steady clock.
+        is_full: so many reports wait that raises should not add more.
+    """
+    if plan.has_backlog:
+        plan = plan.without_raises()
+    has_cut = any(write.is_cut for write in plan.writes)
+    if not plan.writes or (is_full and not has_cut):
+        return plan.without_raises(), _FULL_S
+    if all(write.record.cause == "drift" for write in plan.writes):
+        wait_s = drift.next_wait(now, has_cut=has_cut)
+        if wait_s > 0:
+            return Plan((), {}), wait_s
+    return refusals.select(plan, now)
 
 
 class ScopeChange:

@@ -6,14 +6,14 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from schemas.domain import Target
+from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, Outcome, PodOutcome
 from schemas.units import Rate
 from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
-from services.actuator.ownership import WriteRecord, find_record
+from services.actuator.ownership import VERSION, Extent, OwnershipRecord, WriteRecord
 from services.actuator.plan import Plan, Write
 from services.actuator.restore import RestoreResult
 from services.control.enforcement import allows
@@ -64,26 +64,25 @@ def build_action(
 
 
 def recover_actions(
-    domain: str,
+    domain: Domain,
     target: Target,
     objects: Iterable[KubeObject],
-    on_bus: Set[str],
-    reported: Mapping[str, Set[str]],
+    lost: Mapping[str, Set[str]],
 ) -> list[Action]:
     """Rebuild the actions whose reports may have been lost from what the objects carry, oldest first.
 
     Args:
         domain: the target's domain.
         target: what was acted on.
-        objects: its objects.
-        on_bus: ids of actions that were reported in whole.
-        reported: by an object's uid, ids of actions that were reported for it.
+        objects: its objects, or those of a part.
+        lost: by an object's uid, the ids of the actions that were not reported for it.
     """
     found: dict[str, tuple[WriteRecord, list[PodOutcome]]] = {}
+    extent = Extent.of(domain, target)
     for obj in objects:
-        record = find_record(obj)
+        record = extent.find_record(obj)
         for write in record.writes if record else ():
-            if write.action not in on_bus and write.action not in reported.get(obj.uid, ()):
+            if write.action in lost.get(obj.uid, ()):
                 _, pods = found.setdefault(write.action, (write, []))
                 if isinstance(obj, Pod):
                     limit = int(Rate.parse(write.value))
@@ -91,7 +90,7 @@ def recover_actions(
     reason = "read back from the objects: its report may have been lost"
     return [
         build_action(
-            domain,
+            domain.name,
             target,
             write,
             write.action,
@@ -106,11 +105,11 @@ def recover_actions(
 
 
 class Reporter:
-    """Reports on one target."""
+    """Reports on one target, or on a part of it."""
 
     def __init__(
         self,
-        domain: str,
+        domain: Domain,
         target: Target,
         outbox: ActionOutbox,
         events: EventRecorder,
@@ -118,15 +117,17 @@ class Reporter:
         clock: Callable[[], int],
     ) -> None:
         """Report to the bus and to people; ``set_note`` shows a text about a target, ``clock`` gives UTC ns."""
-        self._domain = domain
+        self._domain = domain.name
         self._target = target
+        self._extent = Extent.of(domain, target)
         self._outbox = outbox
         self._events = events
         self._set_note = set_note
         self._clock = clock
         self._last_attempt: tuple[object, ...] = ()
-        self._is_unenforced = False
-        metrics.not_enforced.labels(target.key).set(0)
+        self.is_unenforced = False
+        """Whether people know that the limit in force is not enforced."""
+        metrics.not_enforced.labels(self._extent.name).set(0)
 
     def define(self, target: Target) -> None:
         """Report on the target under another definition."""
@@ -135,8 +136,10 @@ class Reporter:
     def retire(self) -> None:
         """Show no figures of the target any more."""
         for gauge in (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced):
-            if (self._target.key,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
-                gauge.remove(self._target.key)
+            if (self._extent.name,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
+                gauge.remove(self._extent.name)
+        if self._extent.is_part:
+            metrics.dead_man.remove(self._extent.name)  # nodes come and go for ever
 
     def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,
@@ -173,7 +176,9 @@ class Reporter:
                 done = [(write, one) for write, one in done if one.outcome != "failed"]
             kinds = {one.outcome for _, one in done}
             reasons = [why, *([f"{again} still refused"] if again else [])]
-            if workload.limit != order.limit and not any(isinstance(write.obj, Workload) for write, _ in done):
+            carrier = self._extent.carrier(workload)
+            has_carrier = carrier is None or any(isinstance(write.obj, Workload) for write, _ in done)
+            if not has_carrier and workload.limit != order.limit:
                 reasons.append(PODS_ONLY)
             reasons += sorted({one.error for _, one in done if one.error})
             record = done[0][0].record
@@ -202,7 +207,7 @@ class Reporter:
     ) -> None:
         """Report that nothing was written for an order, and why; ``paused``: somebody else's value is in force."""
         place = str(order.end or self._clock())
-        action_id = ":".join([self._target.key, order.cause, order.decision or "-", outcome, place])
+        action_id = ":".join([self._extent.name, order.cause, order.decision or "-", outcome, place])
         action = build_action(self._domain, self._target, order, action_id, outcome, reason=reason, paused=paused)
         self._send(action, headers)
 
@@ -217,14 +222,15 @@ class Reporter:
             results: of the Pods.
             now: when the last one was answered, UTC ns.
         """
-        limit = order.limit if workload.limit is None else workload.limit
+        carrier = self._extent.carrier(workload)
+        limit = order.limit if carrier is None or carrier.limit is None else carrier.limit
         kept = replace(order, cause="rescale", limit=limit)
         texts = sorted(f"{one.obj.metadata.name}: {one.text}" for one in results)
         action = build_action(
             self._domain,
             self._target,
             kept,
-            f"{self._target.key}:given-up:-:{now}",
+            f"{self._extent.name}:given-up:-:{now}",
             "failed" if any(one.outcome == "failed" for one in results) else "applied",
             reason=f"no longer its Pods, put back: {'; '.join(texts)}"[:2000],
             was=limit,
@@ -238,23 +244,32 @@ class Reporter:
         """Report an action again whose report may have been lost."""
         metrics.recovered.inc()
         self._outbox.put(action, {})
-        _log.info("report recovered", target=self._target.key, action=action.id)
+        _log.info("report recovered", target=self._extent.name, action=action.id)
 
     def set_note(self, why: str | None) -> None:
         """Show on ``/readyz`` why the target is left alone; None removes the note."""
-        self._set_note(self._target.key, why)
-        _log.info("note", target=self._target.key, text=why)
+        self._set_note(self._extent.name, why)
+        _log.info("note", target=self._extent.name, text=why)
 
     def report_pause(self, workload: Workload, why: str | None) -> None:
         """Notify people that the target is left alone, and why; None: that Sluice sets its limit again."""
-        key = self._target.key
+        key = self._extent.name
         metrics.paused.labels(key).set(why is not None)
+        if self._extent.is_part:
+            return  # all parts are paused at once, as one target
         if why is None:
             self._events.record(workload, "LimitResumed", "Sluice sets the bandwidth again")
             _log.warning("resumed", target=key)
         else:
             self._events.record(workload, "LimitPaused", f"Sluice leaves this alone: {why}", is_warning=True)
             _log.warning("paused", target=key, reason=why)
+
+    def report_version(self, workload: Workload, record: OwnershipRecord | None) -> None:
+        """Say so where a later version of Sluice wrote the workload's record."""
+        if record is not None and record.v > VERSION:
+            text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
+            self._events.record(workload, "LimitTakenOver", text, is_warning=True)
+            _log.warning("record of a later version", target=self._extent.name, version=record.v)
 
     def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
         """Notify people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
@@ -266,19 +281,19 @@ class Reporter:
             workload: the target's, as far as this actuator sets its limit; None: nothing is to be blamed on the agent.
             pods: its Pods.
         """
-        key = self._target.key
+        key = self._extent.name
         about = f"{key} enforcement"
-        overrun = next((one for one in decision.overruns if one.target == key), None)
+        overrun = next((one for one in decision.overruns if one.target == self._target.key), None)
         # What the Pods may send by their own annotations.
         limits = [pod.limit for pod in pods if not pod.has_ended]
         known = [limit for limit in limits if limit is not None]
         are_limited = bool(known) and len(known) == len(limits)
         if workload is None or not are_limited or (overrun is not None and allows(sum(known), overrun.sent)):
             overrun = None
-        if (overrun is not None) == self._is_unenforced:
+        if (overrun is not None) == self.is_unenforced:
             return
-        self._is_unenforced = overrun is not None
-        metrics.not_enforced.labels(key).set(self._is_unenforced)
+        self.is_unenforced = overrun is not None
+        metrics.not_enforced.labels(key).set(self.is_unenforced)
         if overrun is None:
             self._set_note(about, None)
             _log.info("limit holds again", target=key)
@@ -300,7 +315,7 @@ class Reporter:
         level = {"failed": _log.error, "skipped": _log.warning}.get(action.outcome, _log.info)
         level(
             action.outcome,
-            target=action.target,
+            target=self._extent.name,
             cause=action.cause,
             limit=str(Rate(action.limit)),
             pods=len(action.pods),
@@ -318,5 +333,6 @@ class Reporter:
         is_cut = action.was is not None and action.limit < action.was
         reason = _EVENT_REASONS.get(action.cause, "LimitCut" if is_cut else "LimitRaised")
         was = "" if action.was in (None, action.limit) else f" (was {Rate(action.was or 0)})"
-        message = f"{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
+        where = f"{action.domain}: " if self._extent.is_part else ""
+        message = f"{where}{action.outcome}: {Rate(action.limit)}{was}: {action.reason}"
         self._events.record(workload, "LimitFailed" if has_failed else reason, message, is_warning=has_failed)

@@ -1,7 +1,7 @@
 """``sluice restore``: puts the annotations back as they were found, from the records on the objects.
 
 It works without the bus; where there is one, what was done is reported on it.  A value that another client
-else has set meanwhile stays.
+has set meanwhile stays.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ from services.resources.listing import list_domains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import ConfigFile
 
 _ATTEMPTS = 5
 _BUS_S = 5.0
@@ -304,7 +305,7 @@ async def _restore_target(
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def command(path: Path, *, dry_run: bool) -> None:
     """Put the annotations back as they were found.

@@ -1,7 +1,7 @@
 """``sluice actuator``: consumes decisions and offers each one to the reconcilers of its targets.
 
 Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
-or that runs dry, keeps no decision from the one that is.
+or that runs dry, takes no decision away from the one that is.
 
 It works without the bus: without decisions the targets fall back to their fail-safe limits, and what
 was done is reported when the bus is there.
@@ -10,13 +10,14 @@ was done is reported when the bus is there.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from pathlib import Path
 
 import click
 import structlog
+from msgspec.structs import replace
 
 from schemas.config import Config
 from schemas.messages import Action, Decision, M
@@ -25,15 +26,17 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
-from services.actuator.succession import ask_nobody
+from services.actuator.places.placement import Placement
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import Denied
+from services.bus.partitions import find_partition
 from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.definitions.definition_set import DefinitionSet
 from services.definitions.file_source import FileSource
+from services.definitions.instances import Instances
 from services.definitions.publisher import Publisher
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
@@ -42,12 +45,15 @@ from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
+from services.runtime.option_types import ConfigFile
 from services.runtime.service import join_bus, run
 
 NAME = "actuator"
 _ACK_WAIT_S = 10.0
 _LOOK_S, _STOPPED_S = 0.5, 2.0
 """How often to look whether this process was stopped, and after which time it counts as that."""
+_EXPIRE_S = 1.0
+"""How often to look for instances whose time is over."""
 _DECISIONS = "decisions"
 """The health condition that the bus has supplied what is in force."""
 
@@ -67,8 +73,20 @@ class Actuator:
         self._durable = f"{NAME}-{secrets.token_hex(16)}"
         process = secrets.token_hex(6)
         self._has_lease = config.kubernetes.lease is not None
-        self._lease = LeaseKeeper(client, config.kubernetes, process, self._wake_all, health.set_condition)
+        self._leases = [
+            LeaseKeeper(
+                client,
+                config.kubernetes,
+                process,
+                self._wake_all,
+                health.set_condition,
+                shard=shard,
+                replica=config.sharding.replica,
+            )
+            for shard in range(config.kubernetes.shards)
+        ]
         self.definitions = DefinitionSet(config.domains, config.signal.period)
+        self.instances = Instances(self.definitions)
         self._resources = ResourceDomains(
             client,
             self.definitions,
@@ -77,7 +95,7 @@ class Actuator:
             set_note=health.set_note,
             is_in_charge=lambda: (
                 not config.kubernetes.dry_run
-                and (not self._has_lease or self._lease.charge(time.monotonic()) is Charge.MINE)
+                and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
             tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
         )
@@ -88,32 +106,48 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            charge=self._lease.charge if self._has_lease else ask_nobody,
             pause=self._resources.pause_of,
             dry_run=config.kubernetes.dry_run,
         )
-        self._targets = TargetSet(client, health, shared)
+        if self._has_lease:
+            # The first shard's holder also publishes definitions and writes statuses.
+            shared = replace(shared, charge=self._leases[0].charge, charge_of=self._find_charge)
+        self._targets = TargetSet(client, health, shared, Placement(client, self.instances.see, health.set_note))
         self._publisher = Publisher(
-            self.definitions,
+            self.instances,
             lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
             on_replaced=lambda last: self._targets.release(last.configuration),
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
+        self._joined = set[str]()
+        """Instances that the bus was not asked about yet."""
+        self._has_joined = asyncio.Event()
         self._define([domain.name for domain in self.definitions.domains])
-        self.definitions.on_change(self._define)
+        self.instances.on_change(self._define)
+
+    def _find_charge(self, domain: str) -> Callable[[float], Charge]:
+        return self._leases[find_partition(domain, len(self._leases))].charge
 
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
-        holding = self.definitions.holding
-        self._targets.define({name: holding[name].domain if name in holding else None for name in names})
+        held = {name: self.instances.holding.get(name) or self.instances.templates.get(name) for name in names}
+        known, instances = self._targets.reconcilers, [one.domain for one in held.values() if one and one.domain.on]
+        self._joined |= {
+            one.name for one in instances if any((one.name, target.key) not in known for target in one.targets)
+        }
+        if self._joined:
+            self._has_joined.set()
+        self._targets.define({name: None if one is None else one.domain for name, one in held.items()})
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_targets())
-            group.create_task(self._lease.run())
+            for lease in self._leases:
+                group.create_task(lease.run())
             group.create_task(self._events.run())
             group.create_task(self._resources.run())
+            group.create_task(self._expire_instances())
             if self._file is not None:
                 group.create_task(self._file.run())
             leftovers = report_leftovers(
@@ -126,9 +160,13 @@ class Actuator:
         await self._resources.wait_for_first()
         await self._targets.run()
 
+    async def _expire_instances(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_S)
+            self.instances.expire()
+
     def _wake_all(self) -> None:
-        for one in self._targets.reconcilers.values():
-            one.wake()
+        self._targets.wake()
         self._publisher.wake()
 
     async def _use_bus(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
@@ -139,14 +177,13 @@ class Actuator:
                 async with join() as bus, asyncio.TaskGroup() as group:
                     self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
-                    for (domain, target), reconciler in list(self._targets.reconcilers.items()):
-                        action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
-                        reconciler.resume(None if action is None else action.message)
+                    await self._resume(bus, list(self._targets.reconcilers))
                     self._targets.has_bus_answered = True
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
                     group.create_task(self._outbox.run(partial(publish_action, bus)))
                     group.create_task(self._catch_up(bus))
+                    group.create_task(self._welcome(bus))
                     group.create_task(self._publisher.run(bus))
                     await self._consume(bus)
             except Exception as error:  # noqa: BLE001 - logged, shown on /readyz, and retried
@@ -157,10 +194,30 @@ class Actuator:
 
     async def _fetch_decisions(self, bus: Bus) -> None:
         """Offer the latest decision of every domain."""
-        for domain in self.definitions.domains:
-            decision = await self._fetch_last(bus, Decision, bus.subjects.decision(domain.name))
-            if decision is not None and decision.message.domain == domain.name:
-                self._dispatch(decision)
+        for domain in self.instances.domains:
+            await self._fetch_decision(bus, domain.name)
+
+    async def _fetch_decision(self, bus: Bus, name: str) -> None:
+        decision = await self._fetch_last(bus, Decision, bus.subjects.decision(name))
+        if decision is not None and decision.message.domain == name:
+            self._dispatch(decision)
+
+    async def _resume(self, bus: Bus, keys: Iterable[tuple[str, str]]) -> None:
+        """Let the reconcilers of these domains and targets know that the bus has supplied what it holds."""
+        for domain, target in keys:
+            action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
+            if (reconciler := self._targets.reconcilers.get((domain, target))) is not None:
+                reconciler.resume(None if action is None else action.message)
+
+    async def _welcome(self, bus: Bus) -> None:
+        """Offer instances that are new here what the bus holds of them: after a restart, they come with their Pods."""
+        while True:
+            await self._has_joined.wait()
+            self._has_joined.clear()
+            names, self._joined = self._joined, set()
+            for name in names:
+                await self._fetch_decision(bus, name)
+                await self._resume(bus, [one for one in self._targets.reconcilers if one[0] == name])
 
     async def _catch_up(self, bus: Bus) -> None:
         """Fetch the latest decisions whenever this process was stopped for a while.
@@ -227,14 +284,14 @@ async def act(config: Config, path: Path | None = None) -> None:
     """Act until cancelled; with the configuration's path, changes of its domains are taken up."""
     health = Health("bus", "streams")
     async with (
-        KubeClient.connect(config.kubernetes) as client,
+        KubeClient.connect(config.kubernetes, config.sharding.patches_per_second) as client,
         serve(health, config.listen.host, config.listen.actuator),
     ):
         await Actuator(config, client, health, path).run(partial(join_bus, config, NAME, health))
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(path: Path) -> None:
     """Act: put the limits in force on the cluster."""
     try:

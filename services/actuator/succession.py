@@ -19,15 +19,10 @@ _RIVAL_S = 600.0
 """Another actuator that has written nothing for so long no longer counts as running."""
 
 
-def ask_nobody(_: float) -> Charge:
-    """Answer in place of a Lease where there is none."""
-    return Charge.UNKNOWN
-
-
 class Succession:
     """One target's actuator in charge, as this process sees it."""
 
-    def __init__(self, process: str, dead_man_s: float, charge: Callable[[float], Charge] = ask_nobody) -> None:
+    def __init__(self, process: str, dead_man_s: float, charge: Callable[[float], Charge]) -> None:
         """Begin without a term; ``process`` names this actuator, and ``charge`` asks the Lease who acts."""
         self._charge = charge
         self.term: int | None = None

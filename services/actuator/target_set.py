@@ -2,12 +2,16 @@
 
 A target that is new gets a reconciler, and one whose domain has changed goes on under its new bounds.  One of no domain
 any more is restored: its annotations are put back as they were found, and that is reported.
+
+A definition with an instance for each place has one reconciler for each of them and target.  They share what is seen of
+the target, which is its template's: that is restored with the template, while an instance that goes leaves no Pod.
 """
 
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,7 +20,10 @@ from schemas.domain import Domain, Target
 from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
 from services.actuator.lease import Charge
-from services.actuator.observed import Watched
+from services.actuator.observed import ObservedState, Watched
+from services.actuator.ownership import PART
+from services.actuator.places.placement import Placement
+from services.actuator.places.spread_target import SpreadTarget
 from services.actuator.reconciler import Reconciler
 from services.actuator.restore import build_restore_action, restore
 from services.common.backoff import BackOff
@@ -40,22 +47,28 @@ def has_same_pods(one: Target, other: Target) -> bool:
 class TargetSet:
     """A reconciler for each target, the informer that they share, and what is still to be restored."""
 
-    def __init__(self, client: KubeClient, health: Health, shared: Dependencies) -> None:
-        """Begin without a target; ``run`` does the work."""
+    def __init__(
+        self, client: KubeClient, health: Health, shared: Dependencies, placement: Placement | None = None
+    ) -> None:
+        """Begin without a target; ``run`` does the work.  ``placement`` tells where Pods are."""
         self.reconcilers: dict[tuple[str, str], Reconciler] = {}
         """By domain and target."""
+        self.spread: dict[str, SpreadTarget] = {}
+        """By target, those that are limited place by place."""
         self.has_bus_answered = False
         """Whether the bus has supplied what it holds: what comes later need not wait for it."""
         self._client = client
         self._health = health
         self._shared = shared
+        self._placement = placement or Placement(client, lambda _template, _places: None)
+        self._placement.on_labels(self._place_again)
         self._informer = Informer(client, health.set_condition, health.set_note, dry_run=shared.dry_run)
         self._keys: dict[str, set[str]] = {}
         """By domain, its targets."""
         self._owners: dict[str, str] = {}
-        """By target, its domain."""
+        """By target, its domain; of one that is limited place by place, its template."""
         self._busy: dict[str, asyncio.Task[None]] = {}
-        """Who works on a target's objects, or will: each waits for the one before."""
+        """Who works on a target's objects, or on a part of them, or will: each waits for the one before."""
         self._restoring: dict[str, asyncio.Event] = {}
         """By target that is being restored, whether it is a target again."""
         self._group: asyncio.TaskGroup | None = None
@@ -65,61 +78,145 @@ class TargetSet:
     @property
     def targets(self) -> list[Target]:
         """All of them."""
-        return [one.target for one in self.reconcilers.values()]
+        whole = [one.target for one in self.reconcilers.values() if not one.extent.is_part]
+        return whole + [one.target for one in self.spread.values()]
 
     def define(self, changed: Mapping[str, Domain | None]) -> None:
         """Act on the targets of these domains as they are from now on; None: the domain is gone."""
+        parts = {
+            name: domain
+            for name, domain in changed.items()
+            if (domain is not None and domain.on) or any(self._is_part(name, key) for key in self._keys.get(name, ()))
+        }
+        self._define_whole({name: domain for name, domain in changed.items() if name not in parts})
+        for name, domain in parts.items():
+            self._define_instance(name, domain)
+
+    def _is_part(self, name: str, key: str) -> bool:
+        one = self.reconcilers.get((name, key))
+        return one is not None and one.extent.is_part
+
+    def _define_whole(self, changed: Mapping[str, Domain | None]) -> None:
+        """Act on domains that are no instances, templates among them."""
+        self._placement.define({name: one if one and one.is_template else None for name, one in changed.items()})
         domains = [domain for domain in changed.values() if domain is not None]
         wanted = {(domain.name, target.key): (domain, target) for domain in domains for target in domain.targets}
         known = {(name, key) for name in changed for key in self._keys.get(name, ())}
         # What has other Pods from now on is another target, although its record is the same.
-        gone = {
-            one: self._drop(*one)
-            for one in known
-            if one not in wanted or not has_same_pods(self.reconcilers[one].target, wanted[one][1])
-        }
-        added: dict[str, Reconciler] = {}
+        gone = {one: self._drop(*one) for one in known if one not in wanted or not self._is_same(*one, *wanted[one])}
+        added: dict[str, Reconciler | SpreadTarget] = {}
         for one, (domain, target) in wanted.items():
-            if one in self.reconcilers:
-                self.reconcilers[one].define(domain, target)
+            if one in known and one not in gone:
+                (self.spread[target.key] if domain.is_template else self.reconcilers[one]).define(domain, target)
             else:
                 added[target.key] = self._add(domain, target)
         for (name, key), before in gone.items():
             self._informer.remove(key, is_gone=key not in added)
             if key in added:
-                added[key].observed.inherit(before.observed)
+                _inherit(added[key], before)
             self._give_up(name, before)
         for key, new in added.items():
             self._informer.add(Watched(new.target, new.observed))
             if self._group is not None:
                 self._start(key, new.run())
 
-    def _add(self, domain: Domain, target: Target) -> Reconciler:
+    def _is_same(self, name: str, key: str, domain: Domain, target: Target) -> bool:
+        """Whether a target goes on under another definition, with the same Pods."""
+        known = self.spread[key] if domain.is_template and key in self.spread else self.reconcilers.get((name, key))
+        return (
+            known is not None
+            and domain.is_template == isinstance(known, SpreadTarget)
+            and has_same_pods(known.target, target)
+        )
+
+    def _add(self, domain: Domain, target: Target) -> Reconciler | SpreadTarget:
         self._health.set_failed(target.key, "not yet")
-        one = self.reconcilers[domain.name, target.key] = Reconciler(domain, target, self._shared)
         self._keys.setdefault(domain.name, set()).add(target.key)
         self._owners[target.key] = domain.name
         if target.key in self._restoring:
             self._restoring[target.key].set()
-        if self.has_bus_answered:
+        if domain.is_template:
+            is_acting = partial(self._is_acting, target.key)
+            new = self.spread[target.key] = SpreadTarget(domain, target, self._shared, self._placement, is_acting)
+            return new
+        return self._add_reconciler(domain, target, None)
+
+    def _add_reconciler(self, domain: Domain, target: Target, observed: ObservedState | None) -> Reconciler:
+        one = self.reconcilers[domain.name, target.key] = Reconciler(domain, target, self._shared, observed)
+        # Of an instance the bus may hold a decision: after a restart it comes later than others.
+        if self.has_bus_answered and observed is None:
             one.resume(None)
         return one
 
-    def _drop(self, name: str, key: str) -> Reconciler:
+    def _drop(self, name: str, key: str) -> Reconciler | SpreadTarget:
         self._keys[name].discard(key)
         if not self._keys[name]:
             del self._keys[name]
         del self._owners[key]
-        one = self.reconcilers.pop((name, key))
+        one: Reconciler | SpreadTarget = self.reconcilers.pop((name, key), None) or self.spread.pop(key)
         one.stop()
         return one
+
+    def _define_instance(self, name: str, domain: Domain | None) -> None:
+        """Act on the parts of an instance as it is from now on; None: it is gone, and so are its Pods."""
+        wanted = {} if domain is None else {target.key: target for target in domain.targets}
+        for key in tuple(self._keys.get(name, ())):
+            one = self.reconcilers[name, key]
+            spread = self.spread.get(key)
+            is_there = spread is not None and spread.observed.parts.get(_place_of(one)) is one.observed
+            if domain is not None and key in wanted and is_there:
+                one.define(domain, wanted[key])
+            else:
+                self._drop_part(name, key)
+        for key, target in wanted.items():
+            spread = self.spread.get(key)
+            if domain is not None and spread is not None and (name, key) not in self.reconcilers:
+                self._keys.setdefault(name, set()).add(key)
+                one = self._add_reconciler(domain, target, spread.observed.get_part(domain.on or ""))
+                if self._group is not None:
+                    self._start(one.extent.name, one.run())
+
+    def _drop_part(self, name: str, key: str) -> None:
+        self._keys[name].discard(key)
+        if not self._keys[name]:
+            del self._keys[name]
+        one = self.reconcilers.pop((name, key))
+        one.stop()
+        if key in self.spread:
+            self.spread[key].observed.drop_part(_place_of(one), one.observed)
+
+        async def end() -> None:
+            self._forget(one)
+
+        if self._group is None:
+            self._forget(one)
+        else:
+            self._start(one.extent.name, end())
+
+    def _is_acting(self, key: str) -> bool:
+        """Whether this process sets the limit of a part of a target."""
+        return any(one.is_acting for (_, known), one in self.reconcilers.items() if known == key)
+
+    def _place_again(self) -> None:
+        for one in self.spread.values():
+            one.observed.place_again()
+
+    def wake(self) -> None:
+        """Look at every target again: who is in charge has changed."""
+        for one in self.reconcilers.values():
+            one.wake()
+        for spread in self.spread.values():
+            spread.wake()
 
     async def run(self) -> None:
         """Keep all targets' limits in force, for ever."""
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._informer.run())
-            for (_, key), one in self.reconcilers.items():
-                self._start(key, one.run())
+            self._group.create_task(self._placement.run())
+            for one in self.reconcilers.values():
+                self._start(one.extent.name, one.run())
+            for key, spread in self.spread.items():
+                self._start(key, spread.run())
             for domain in self._released:
                 self.release(domain)
             await asyncio.Event().wait()  # targets may come while there are none
@@ -133,17 +230,24 @@ class TargetSet:
             if target.key not in self._owners and target.key not in self._busy:
                 self._start(target.key, self._restore(domain.name, target))
 
-    def _give_up(self, name: str, reconciler: Reconciler) -> None:
-        """Restore a target that is gone, once its reconciler has ended."""
+    def _give_up(self, name: str, one: Reconciler | SpreadTarget) -> None:
+        """Restore a target that is gone, once whoever works on it or on a part of it has ended."""
+        key = one.target.key
+        if isinstance(one, SpreadTarget):
+            for instance, known in [pair for pair in self.reconcilers if pair[1] == key and self._is_part(*pair)]:
+                self._drop_part(instance, known)
         if self._group is None:
-            self._forget(reconciler)
+            self._forget(one)
             return
+        parts = [task for name, task in self._busy.items() if name.startswith(f"{key}{PART}")]
 
         async def end() -> None:
-            self._forget(reconciler)
-            await self._restore(name, reconciler.target)
+            if parts:
+                await asyncio.wait(parts)
+            self._forget(one)
+            await self._restore(name, one.target)
 
-        self._start(reconciler.target.key, end())
+        self._start(key, end())
 
     def _start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Work on a target's objects once whoever does so has ended."""
@@ -162,13 +266,13 @@ class TargetSet:
 
         self._busy[key] = self._group.create_task(work_in_turn())
 
-    def _forget(self, reconciler: Reconciler) -> None:
-        """Show nothing more of a target that another may have taken the place of."""
-        reconciler.retire()
-        key = reconciler.target.key
+    def _forget(self, one: Reconciler | SpreadTarget) -> None:
+        """Show nothing more of a target, or of a part, that another may have taken the place of."""
+        one.retire()
+        key = one.target.key if isinstance(one, SpreadTarget) else one.extent.name
         for condition in (f"{key} patches", *(() if key in self._owners else (key,))):
             self._health.set_ok(condition)
-        pods = (f"{key} pods in {namespace}" for namespace in reconciler.target.pod_namespaces)
+        pods = (f"{key} pods in {namespace}" for namespace in one.target.pod_namespaces)
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 
@@ -184,7 +288,7 @@ class TargetSet:
 
         try:
             while target.key not in self._owners:
-                if self._shared.charge(self._shared.steady()) is Charge.OTHERS:
+                if self._shared.find_charge(domain)(self._shared.steady()) is Charge.OTHERS:
                     await wait(_STAND_BY_S)
                     continue
                 try:
@@ -209,3 +313,19 @@ class TargetSet:
         finally:
             del self._restoring[target.key]
             self._health.set_note(about, None)
+
+
+def _place_of(one: Reconciler) -> str:
+    """The place of a part, as the observed parts have it."""
+    return one.domain.on or ""
+
+
+def _inherit(one: Reconciler | SpreadTarget, before: Reconciler | SpreadTarget) -> None:
+    """Take the Pods of a target of the same key, unless they are seen again, as given up."""
+    if isinstance(one, SpreadTarget) and isinstance(before, SpreadTarget):
+        one.observed.inherit(before.observed)
+    elif isinstance(one, Reconciler):
+        # Where one limit becomes a limit per place, what Pods carry tells whose they were.
+        known = [before.observed] if isinstance(before, Reconciler) else before.observed.parts.values()
+        for part in known:
+            one.observed.inherit(part)

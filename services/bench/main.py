@@ -12,6 +12,7 @@ BENCHES = {
     "policies": "services.bench.policies.simulated",
     "train": "services.bench.policies.train",
     "factory": "services.bench.policies.real",
+    "fleet": "services.bench.fleet.command",
     "exporter": "services.bench.speed.exporter",
     "replay": "services.bench.speed.replay",
     "definitions": "services.bench.speed.definitions",
@@ -21,6 +22,7 @@ BENCHES = {
     "chaos": "services.bench.availability.chaos",
     "plant": "services.plant.commands.compare_plants",
     "ui": "services.bench.ui.command",
+    "uplinks": "services.bench.uplinks.command",
 }
 
 

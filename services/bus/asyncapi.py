@@ -50,7 +50,17 @@ def build_document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"bus": {"host": "nats:4222", "protocol": "nats", "description": "NATS with JetStream."}},
-        "channels": {kind: _build_channel(kind, subjects) for kind in KINDS},
+        "channels": {
+            kind: {
+                "address": ".".join([subjects.every(kind).removesuffix(".>"), *(f"{{{one}}}" for one in tokens)]),
+                "title": f"{kind}s",
+                "description": f"Stream {subjects.stream(kind)}; all of them: {subjects.every(kind)}.  "
+                f"{DEFAULT_PREFIX} is the default prefix.",
+                "parameters": {one: {"description": _PARAMETERS[one]} for one in tokens},
+                "messages": {kind: {"$ref": f"#/components/messages/{kind}"}},
+            }
+            for kind, tokens in _ADDRESSES.items()
+        },
         "operations": {
             f"{what}-{kind}": {
                 "action": what,
@@ -64,32 +74,7 @@ def build_document() -> dict[str, Any]:
     }
 
 
-def _build_channel(kind: str, subjects: Subjects) -> dict[str, Any]:
-    tokens = _ADDRESSES[kind]
-    base = subjects.every(kind).removesuffix(">")
-    return {
-        "address": base + ".".join(f"{{{token}}}" for token in tokens),
-        "title": f"{kind}s",
-        "description": f"Stream {subjects.stream(kind)}; all of them: {subjects.every(kind)}.  "
-        f"{DEFAULT_PREFIX} is the default prefix.",
-        "parameters": {token: {"description": _PARAMETERS[token]} for token in tokens},
-        "messages": {kind: {"$ref": f"#/components/messages/{kind}"}},
-    }
-
-
 def _build_message(kind: str) -> dict[str, Any]:
-    return {
-        "name": messages.KINDS[kind].__name__,
-        "contentType": "application/json",
-        "headers": _build_headers(kind),
-        "payload": {
-            "schemaFormat": "application/schema+json;version=draft-07",
-            "schema": {"$ref": f"./{schemas.generate.file_name(kind)}"},
-        },
-    }
-
-
-def _build_headers(kind: str) -> dict[str, Any]:
     texts = {
         envelope.MSG_ID: "Deterministic: the same message published again has the same id, and is stored once.",
         envelope.TRACE: "W3C trace context: one trace runs from a sample through its decision to its actions.",
@@ -97,9 +82,17 @@ def _build_headers(kind: str) -> dict[str, Any]:
     if kind == "decision":
         texts[envelope.SAMPLE_SEQ] = "Stream sequence of the sample that the decision answers."
     return {
-        "type": "object",
-        "required": list(texts),
-        "properties": {name: {"type": "string", "description": text} for name, text in texts.items()},
+        "name": messages.KINDS[kind].__name__,
+        "contentType": "application/json",
+        "headers": {
+            "type": "object",
+            "required": list(texts),
+            "properties": {name: {"type": "string", "description": text} for name, text in texts.items()},
+        },
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-07",
+            "schema": {"$ref": f"./{schemas.generate.file_name(kind)}"},
+        },
     }
 
 

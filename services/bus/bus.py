@@ -23,6 +23,7 @@ from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
 from services.bus.envelope import RawMessage, Received, StreamInfo, Unreadable
 from services.bus.session import ANSWER_S, ApiError, ErrorCode, Session
+from services.bus.sharing import Share
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
 from services.common.backoff import BackOff
 
@@ -32,6 +33,7 @@ _DEAD_LETTER_S = 5.0
 _MOST_DELIVERIES = 8
 """A message that is delivered once more has ended its reader so often that it becomes a dead letter."""
 _MAX_IN_FLIGHT = 1024
+_TURN_S = 0.4
 _NAMES: dict[type[Any], str] = {kind: name for name, kind in KINDS.items()}
 
 _log = structlog.get_logger()
@@ -131,8 +133,9 @@ class Bus:
             decode(type(message), body)  # type: ignore[type-var]
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise InvalidMessage(f"{msg_id}: {error}") from None
-        sent = {envelope.TRACE: envelope.start_trace(msg_id), **(headers or {}), envelope.MSG_ID: msg_id}
-        sent[envelope.EXPECTED_STREAM] = self._streams[type(message)]
+        sent = {**(headers or {}), envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: self._streams[type(message)]}
+        if envelope.TRACE not in sent:
+            sent[envelope.TRACE] = envelope.start_trace(msg_id)
         if expect_last is not None:
             sent[envelope.EXPECTED_LAST] = str(expect_last)
         async with self._in_flight:
@@ -181,6 +184,7 @@ class Bus:
         ack_wait: float = 30.0,
         transient: bool = False,
         once: bool = False,
+        share: Share | None = None,
     ) -> AsyncGenerator[Received[M], None]:
         """Read a kind of message, without end.
 
@@ -200,6 +204,7 @@ class Bus:
             ack_wait: seconds after which a message without acknowledgement is redelivered.
             transient: whether the server deletes a durable consumer after a minute without a reader.
             once: whether to skip a redelivery while this reader still holds the message.
+            share: reads these subjects alone, and only what no reader of a lower priority asks for.
         """
         spec = ConsumerSpec(
             stream=self._streams[kind],
@@ -209,6 +214,7 @@ class Bus:
             batch=batch,
             ack_wait=ack_wait,
             transient=transient,
+            share=share,
         )
         held: set[int] = set()
         async with aclosing(Consumer(self._session, spec, self.ensure_streams).deliver()) as deliveries:
@@ -226,6 +232,30 @@ class Bus:
                     held.add(one.raw.seq)
                 reply = partial(self._reply, held, one.raw.seq, one.reply) if durable else None
                 yield Received(message, one.raw, one.delivery.count, one.since, reply)
+
+    async def take_turns(self, name: str, priority: int) -> AsyncGenerator[None, None]:
+        """Yield at each of this reader's turns: about every 0.4 s, while no reader of a lower priority asks.
+
+        The server redelivers one stored definition, which is never acknowledged, to the reader whose turn it is.  Where
+        no definition is stored, nobody has a turn.  Use ``contextlib.aclosing``.
+
+        Args:
+            name: of the consumer whose readers take turns.
+            priority: 0 to 9.
+        """
+        spec = ConsumerSpec(
+            stream=self.subjects.stream("definition"),
+            durable=name,
+            pattern=self.subjects.every("definition"),
+            start="all",
+            batch=4,
+            ack_wait=_TURN_S,
+            transient=True,
+            share=Share(None, priority, takes_turns=True),
+        )
+        async with aclosing(Consumer(self._session, spec).deliver()) as deliveries:
+            async for _ in deliveries:
+                yield
 
     async def _reply(self, held: set[int], seq: int, subject: str, body: bytes) -> None:
         """Acknowledge or refuse a delivery, which its reader then no longer holds."""

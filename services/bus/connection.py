@@ -215,7 +215,15 @@ async def _close(client: Client) -> None:
 def _build_credentials(config: BusConfig, client: Client) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if config.ca is not None:
-        options["tls"] = _build_tls(config.ca, config.certificate, config.key)
+        files = [name for name in (config.ca, config.certificate, config.key) if name is not None]
+        for name in files:
+            Path(name).read_bytes()  # ssl's own errors do not name the file
+        try:
+            options["tls"] = ssl.create_default_context(cafile=config.ca)
+            if config.certificate is not None:
+                options["tls"].load_cert_chain(config.certificate, config.key)
+        except ssl.SSLError as error:
+            raise Error(f"{', '.join(files)}: {error}") from error
     if config.credentials is not None:
         is_jwt = "BEGIN NATS USER JWT" in Path(config.credentials).read_text(encoding="utf-8")
         options["user_credentials" if is_jwt else "nkeys_seed"] = config.credentials
@@ -223,19 +231,6 @@ def _build_credentials(config: BusConfig, client: Client) -> dict[str, Any]:
         options["user"] = config.user
         options["password"] = lambda: _read_password(client, encrypted=config.ca is not None)
     return options
-
-
-def _build_tls(authority: str, certificate: str | None, key: str | None) -> ssl.SSLContext:
-    files = [name for name in (authority, certificate, key) if name is not None]
-    for name in files:
-        Path(name).read_bytes()  # ssl's own errors do not name the file
-    try:
-        context = ssl.create_default_context(cafile=authority)
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise Error(f"{', '.join(files)}: {error}") from error
-    return context
 
 
 def _read_password(client: Client, *, encrypted: bool) -> str:

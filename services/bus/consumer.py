@@ -1,13 +1,14 @@
 """Reads one stream through a JetStream pull consumer: creates it, requests messages, and recreates it when it is lost.
 
 A reader requests messages in batches, and the server answers with messages and with status messages.
-``PullState`` is this protocol without I/O.
+``PullState`` is this protocol without I/O.  Readers that share a consumer have priorities (``Share``).
 """
 
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,9 @@ from typing import Any, Literal
 
 from services.bus.connection import Denied, Disconnected, Msg
 from services.bus.envelope import Delivery, RawMessage
+from services.bus.pull_state import SHARED_EVERY_S, SHARED_EXPIRES_S, ConsumerLost, PullState, SharedPullState
 from services.bus.session import ApiError, ErrorCode, Session
+from services.bus.sharing import Share
 from services.common.backoff import BackOff
 
 Start = Literal["all", "new", "latest"] | int | datetime | Callable[[], Awaitable[int]]
@@ -28,64 +31,8 @@ _EXPIRES_S = 30.0
 _INACTIVE_NS = 60 * 10**9
 """The server deletes a transient consumer whose reader was away for this long."""
 _MAX_UNACKNOWLEDGED = 8192
-
-_CONTINUES = frozenset({"100", "404", "408"})
-_CONTINUES_409 = ("batch completed", "message size exceeds maxbytes")
-
-
-class ConsumerLost(Exception):
-    """The consumer does not answer as it should: look it up, or create it, again."""
-
-
-class PullState:
-    """Counts one reader's requests and deliveries."""
-
-    def __init__(self, batch: int) -> None:
-        """Never hold more than ``batch`` messages at once."""
-        self._batch = batch
-        self._requested = 0
-        self._number = 0
-        self._since = 0
-
-    def request_more(self, waiting: int) -> int:
-        """Count a request and give its size, with ``waiting`` messages unprocessed; 0: enough are on their way."""
-        free = self._batch - self._requested - waiting
-        if free < max(self._batch // 2, 1):
-            return 0
-        self._requested += free
-        return free
-
-    def record_delivery(self, delivery: Delivery) -> int:
-        """Count a message; gives the sequence since which this reader received every message.
-
-        Deliveries of a consumer are numbered.  While the numbers are consecutive, no other reader of the
-        same consumer received a message in between.  A run of numbers counts from its first message that
-        was never delivered before: messages after a redelivered one may have gone to another reader long ago.
-        """
-        self._requested = max(self._requested - 1, 0)
-        if delivery.number != self._number + 1:
-            self._since = 0
-        self._number = delivery.number
-        if self._since == 0:
-            if delivery.count > 1:
-                return delivery.seq
-            self._since = delivery.seq
-        return self._since
-
-    def record_status(self, headers: Mapping[str, str]) -> bool:
-        """Process a status message; returns whether a request has ended for want of messages.
-
-        Raises:
-            ConsumerLost: the consumer, its leader or its server is gone.
-        """
-        code = headers.get("Status", "")
-        description = headers.get("Description", "")
-        if code not in _CONTINUES and not (code == "409" and description.lower().startswith(_CONTINUES_409)):
-            raise ConsumerLost(f"{code} {description}".strip())
-        if code in {"404", "408", "409"}:
-            unsent = headers.get("Nats-Pending-Messages", "")
-            self._requested = max(self._requested - int(unsent), 0) if unsent.isdigit() else 0
-        return code == "408"
+_SHARED_CHECK_S = 30.0
+_GROUP = "replicas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +58,7 @@ class ConsumerSpec:
     batch: int
     ack_wait: float = 0.0
     transient: bool = False
+    share: Share | None = None
 
 
 class Consumer:
@@ -125,13 +73,19 @@ class Consumer:
         self._ensure_streams = ensure_streams
         self._what = f"reading {spec.stream}"
         self._after: int | None = None
+        self._bound = 0
+        """The version of shared subjects that the consumer was given."""
+        self._check_at = 0.0
+        """When to look at the consumer's subjects again, s by a steady clock."""
 
     async def deliver(self) -> AsyncGenerator[PulledMessage, None]:
         """Every message; resumes after the connection, the server, the stream or the consumer was lost."""
         back_off = BackOff()
         while True:
-            after = self._after
+            after, share = self._after, self._spec.share
             try:
+                if share is not None and share.subjects is not None:
+                    await share.subjects.some.wait()  # without a subject, a consumer reads all of them
                 connection = await self._session.connection()
                 name = await self._bind()
                 incoming: asyncio.Queue[Msg | Exception] = asyncio.Queue()
@@ -154,25 +108,26 @@ class Consumer:
     async def _pull(
         self, request: Callable[[bytes], Awaitable[None]], incoming: "asyncio.Queue[Msg | Exception]"
     ) -> AsyncGenerator[PulledMessage, None]:
-        state = PullState(self._spec.batch)
-        limits = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+        share = self._spec.share
+        state = PullState(self._spec.batch) if share is None else SharedPullState(self._spec.batch)
+        limits, pause_s, silence_s = _build_limits(share)
+        heard = time.monotonic()
+        self._check_at = heard + _SHARED_CHECK_S
         try:
-            while True:
+            while share is None or await self._keep_subjects(share):
                 if batch := state.request_more(incoming.qsize()):
                     await request(json.dumps({"batch": batch, **limits}).encode())
-                if incoming.empty():
-                    try:
-                        async with asyncio.timeout(2 * _HEARTBEAT_S):
-                            message = await incoming.get()
-                    except TimeoutError:
-                        silence = f"no message and no heartbeat from the server for {2 * _HEARTBEAT_S:g} s"
-                        raise ConsumerLost(silence) from None
-                else:
-                    message = incoming.get_nowait()
+                message = await _receive(incoming, pause_s)
+                if message is None:
+                    if time.monotonic() - heard > silence_s:
+                        silence = f"no message and no heartbeat from the server for {max(pause_s, silence_s):g} s"
+                        raise ConsumerLost(silence)
+                    continue
+                heard = time.monotonic()
                 if isinstance(message, Exception):
                     raise message
                 headers = message.headers or {}
-                if not message.reply and state.record_status(headers) and self._spec.durable:
+                if not message.reply and state.record_status(headers) and self._spec.durable and share is None:
                     await self._bind()  # somebody may have paused the consumer, or pointed it elsewhere
                 self._session.clear_problem(self._what)
                 if message.reply:
@@ -181,10 +136,20 @@ class Consumer:
                     yield PulledMessage(raw, delivery, state.record_delivery(delivery), message.reply)
         finally:
             # Return what was not processed, so that another reader gets it now and not after ``ack_wait``.
-            while self._spec.durable and not incoming.empty():
+            while self._spec.durable and not incoming.empty() and not (share is not None and share.takes_turns):
                 rest = incoming.get_nowait()
                 if isinstance(rest, Msg) and rest.reply:
                     await self._session.send(rest.reply, b"-NAK")
+
+    async def _keep_subjects(self, share: Share) -> bool:
+        """Let the consumer read what is shared by now, and look again now and then; gives whether there is anything."""
+        subjects = share.subjects
+        has_any = subjects is None or bool(subjects)
+        is_other = subjects is not None and subjects.version != self._bound
+        if has_any and (is_other or time.monotonic() > self._check_at):
+            await self._bind()
+            self._check_at = time.monotonic() + _SHARED_CHECK_S
+        return has_any
 
     async def _bind(self) -> str:
         """Create the consumer, or correct the subject of the one that exists; gives its name."""
@@ -195,24 +160,39 @@ class Consumer:
             action, config = "create", await self._build_config(name)
         else:
             action, config = "update", info["config"]
-            subject = config.pop("filter_subjects", None) or config.get("filter_subject")
             if info.get("paused"):
                 # Paused, or with another subject, the reader would receive nothing, and no error would show it.
                 self._session.report_problem(self._what, f"consumer {name} is paused: it goes on")
                 await self._session.request(f"CONSUMER.PAUSE.{spec.stream}.{name}")
-            if subject == spec.pattern:
+            if not self._correct_subjects(name, config):
                 return name
-            self._session.report_problem(
-                self._what, f"consumer {name} reads {subject} instead of {spec.pattern}: it is corrected"
-            )
-            config["filter_subject"] = spec.pattern
         request = {"stream_name": spec.stream, "config": config, "action": action}
+        where = name if "filter_subjects" in config else f"{name}.{spec.pattern}"
         try:
-            await self._session.request(f"CONSUMER.CREATE.{spec.stream}.{name}.{spec.pattern}", request)
+            await self._session.request(f"CONSUMER.CREATE.{spec.stream}.{where}", request)
         except ApiError as error:
             if error.code != ErrorCode.CONSUMER_EXISTS:
                 raise
+            if spec.share is not None:
+                return await self._bind()  # another sharer was faster, and may read other subjects
         return name
+
+    def _correct_subjects(self, name: str, config: dict[str, Any]) -> bool:
+        """Set what an existing consumer should read in its configuration; gives whether it reads something else."""
+        found, share = config.pop("filter_subjects", None) or config.get("filter_subject"), self._spec.share
+        if share is not None and share.subjects is not None:
+            self._bound = share.subjects.version
+            config.pop("filter_subject", None)
+            known = [found] if isinstance(found, str) else found or []
+            config["filter_subjects"] = share.subjects.merge(known)
+            return bool(config["filter_subjects"] != sorted(known))
+        if found == self._spec.pattern:
+            return False
+        self._session.report_problem(
+            self._what, f"consumer {name} reads {found} instead of {self._spec.pattern}: it is corrected"
+        )
+        config["filter_subject"] = self._spec.pattern
+        return True
 
     async def _build_config(self, name: str) -> dict[str, Any]:
         spec = self._spec
@@ -222,6 +202,14 @@ class Consumer:
             config |= {"max_deliver": -1, "max_ack_pending": _MAX_UNACKNOWLEDGED}
         if spec.transient or not spec.durable:
             config |= {"inactive_threshold": _INACTIVE_NS, "mem_storage": True}
+        if spec.share is not None:
+            config |= {"priority_groups": [_GROUP], "priority_policy": "prioritized"}
+            if spec.share.takes_turns:
+                config["max_ack_pending"] = 1
+            if spec.share.subjects is not None:
+                self._bound = spec.share.subjects.version
+                del config["filter_subject"]
+                config["filter_subjects"] = spec.share.subjects.merge(())
         start = spec.start if spec.durable or self._after is None else self._after
         if start == "latest":
             return {**config, "deliver_policy": "last_per_subject"}
@@ -234,3 +222,24 @@ class Consumer:
         # A position beyond the end belongs to a stream that has been deleted since.
         self._after = 0 if after > last else after
         return {**config, "deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
+
+
+def _build_limits(share: Share | None) -> tuple[dict[str, Any], float, float]:
+    """What each request says, how long to wait before the next, and after which silence the consumer is lost, s."""
+    if share is None:
+        # The server breaks every silence.
+        limits = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+        return limits, 2 * _HEARTBEAT_S, 1.9 * _HEARTBEAT_S
+    shared = {"expires": int(SHARED_EXPIRES_S * 1e9), "group": _GROUP, "priority": share.priority}
+    return shared, SHARED_EVERY_S / 2, 3 * SHARED_EXPIRES_S
+
+
+async def _receive(incoming: "asyncio.Queue[Msg | Exception]", pause_s: float) -> Msg | Exception | None:
+    """The next message; None after a pause without one."""
+    if not incoming.empty():
+        return incoming.get_nowait()
+    try:
+        async with asyncio.timeout(pause_s):
+            return await incoming.get()
+    except TimeoutError:
+        return None

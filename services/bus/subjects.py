@@ -10,6 +10,7 @@ The prefix is ``sluice``, or another one for a replay that the live services mus
 """
 
 import re
+from functools import lru_cache
 
 DEFAULT_PREFIX = "sluice"
 KINDS = ("sample", "definition", "decision", "action", "dead")
@@ -18,6 +19,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _PREFIX = re.compile(r"[a-z0-9-]+")
 
 
+@lru_cache(4096)
 def token(name: str) -> str:
     """Write a name as one subject token: bytes other than letters, digits, ``-`` and ``_`` become ``=XX``.
 

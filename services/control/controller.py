@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from schemas.domain import Domain
+from schemas.inherited import Inherited
 from schemas.messages import (
     Decision,
     InForce,
@@ -27,7 +28,7 @@ from services.control.enforcement import follow_overruns
 from services.control.observation import Observation, Observer
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
-from services.control.policy import Bounds, CutMemory, Policy, Proposal
+from services.control.policy import Bounds, CutMemory, InheritingPolicy, Policy, Proposal
 from services.control.shield import Limits, ShieldInput, shield, start_from
 
 Reported = Mapping[str, InForce | None]
@@ -78,6 +79,7 @@ class Controller:
         published: int,
         fault: str | None = None,
         reported: Reported = NOTHING_REPORTED,
+        inherited: Inherited | None = None,
     ) -> Decision:
         """Admit a sample as the bus delivered it, and step.
 
@@ -87,6 +89,7 @@ class Controller:
             published: when the bus stored the sample, by the server's clock, UTC ns.
             fault: see ``step``.
             reported: see ``step``.
+            inherited: see ``step``; only without a state.
 
         Raises:
             RejectedSample: the sample may not be stepped on; see ``admit``.
@@ -94,7 +97,7 @@ class Controller:
         admitted = admit(self.domain, state, sample, published)
         if admitted is None and state is not None:
             reported = {**state.in_force, **reported}  # a new epoch does not change what is in force
-        return self.step(admitted, sample, fault, reported)
+        return self.step(admitted, sample, fault, reported, inherited if state is None else None)
 
     def step(
         self,
@@ -102,6 +105,7 @@ class Controller:
         sample: Sample,
         fault: str | None = None,
         reported: Reported = NOTHING_REPORTED,
+        inherited: Inherited | None = None,
     ) -> Decision:
         """Answer one sample.
 
@@ -112,13 +116,14 @@ class Controller:
                 decision, so that a replay takes the same branch.
             reported: what the actuator reported to be in force since the decision before, by target; None: it is no
                 longer known.  Recorded in the decision, too.
+            inherited: what a new instance begins with, without a state.  Recorded in the decision, too.
 
         Raises:
             StaleSample: ``sample`` does not end after ``state``.
         """
         end = sample.end
         if state is None:
-            state = State(end, 0, end, {}, self._version, self.policy.memory_type())
+            state = State(end, 0, end, {}, self._version, _inherit(self.policy, inherited, end))
         elif end <= state.end:
             raise StaleSample(f"sample {sample.id} is not newer than {state.end}")
         elif state.shield.keys() != self._keys:
@@ -150,7 +155,7 @@ class Controller:
                 in_force,
             ),
             self._version, seen.stress, seen.violated, fault, shadow, proposal.link, overruns, dict(reported),
-            self.revision,
+            self.revision, inherited,
         )  # fmt: skip
 
     def _carry_over(self, state: State) -> State:
@@ -296,6 +301,17 @@ def _ask(policy: Policy, memory: Any, seen: Observation, bounds: Bounds) -> tupl
     if type(proposal.reason) is not str or type(proposal.memory) is not policy.memory_type:
         return None, f"{policy.version} gave no text as its reason, or a memory that is not its own"
     return proposal, ""
+
+
+def _inherit(policy: Policy, inherited: Inherited | None, end: int) -> Any:
+    """The memory that a new instance begins with."""
+    if inherited is not None and inherited.policy == policy.version and isinstance(policy, InheritingPolicy):
+        memory = _restore_memory(policy, inherited.memory)
+        try:
+            return policy.inherit(memory, inherited.ratio, end)
+        except Exception:  # noqa: BLE001 - a learned policy may fail in any way; then it begins afresh
+            return policy.memory_type()
+    return policy.memory_type()
 
 
 def _restore_memory(policy: Policy, memory: Any) -> Any:

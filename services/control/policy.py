@@ -5,7 +5,7 @@ struct of its own, which travels in the decision as JSON.  A policy may be wrong
 shield has the last word, and ``proportional`` replaces it when a policy raises or its answer cannot be used.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -79,6 +79,14 @@ class Policy(Protocol):
 
     def propose(self, memory: Any, seen: Observation, bounds: Bounds) -> Proposal:
         """Answer one observation that has data."""
+
+
+@runtime_checkable
+class InheritingPolicy(Policy, Protocol):
+    """A policy of which a new instance can begin with what another one of the same definition has learned."""
+
+    def inherit(self, memory: Any, ratio: float, end: int) -> Any:
+        """The memory to begin with at ``end``, ns, from another's, whose capacity is this one's over ``ratio``."""
 
 
 class PolicyType(Protocol):

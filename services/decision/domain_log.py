@@ -9,9 +9,7 @@ from services.bus import envelope
 from services.bus.bus import Bus, Received, Unreadable
 from services.control import Controller
 from services.decision.domain_worker import DomainPosition
-
-NAME = "decision"
-"""The service's name, and its durable consumer's."""
+from services.decision.intake import NAME
 
 _SEQUENCE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _REACH = 64
@@ -21,9 +19,10 @@ _REACH = 64
 class BusDecisionLog:
     """A domain's decisions on the bus."""
 
-    def __init__(self, bus: Bus, domain: str) -> None:
-        """Take the bus, and the domain's name."""
+    def __init__(self, bus: Bus, domain: str, consumer: str = NAME) -> None:
+        """Take the bus, the domain's name, and the name of the consumer that delivers its samples."""
         self._bus = bus
+        self._consumer = consumer
         self._subject = bus.subjects.decision(domain)
         self._definition = bus.subjects.definition(domain)
 
@@ -37,14 +36,14 @@ class BusDecisionLog:
             seq = error.raw.seq
             last = await self._find_before(error)
         if last is None:
-            return DomainPosition(None, await self._bus.ack_floor(Sample, NAME), seq)
+            return DomainPosition(None, await self._bus.ack_floor(Sample, self._consumer), seq)
         samples = await self._bus.stream_info(Sample)
         answered = last.headers.get(envelope.SAMPLE_SEQ, "")
         # A stream of samples that was created after the decision counts its sequences from 1.
         counted = samples is not None and samples.created <= last.published
         sample_seq = int(answered) if counted and _SEQUENCE.fullmatch(answered) else 0
         # A sample that ended the service again and again was put aside, and must not be looked up again.
-        sample_seq = max(sample_seq, await self._bus.ack_floor(Sample, NAME))
+        sample_seq = max(sample_seq, await self._bus.ack_floor(Sample, self._consumer))
         return DomainPosition(last.message.state, sample_seq, max(seq, last.seq), last.message.definition)
 
     async def find_definition(self) -> tuple[Domain, int] | None:

@@ -7,18 +7,19 @@ the samples that were delivered to other replicas.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args
 
 from schemas.domain import Domain
+from schemas.inherited import Inherited
 from schemas.messages import Decision, InForce, InvalidMessage, Rule, Sample, State
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
 from services.control.observation import Observation
-from services.control.policy import Bounds, Policy, Proposal
+from services.control.policy import Bounds, InheritingPolicy, Policy, Proposal
 from services.decision import metrics
 from services.decision.interruption import Interrupted, interrupt_after
 
@@ -117,6 +118,12 @@ class TimedPolicy:
                 self._rest = self._left = min(max(2 * self._rest, 1), _LONGEST_REST)
                 self.fault = f"{self.version} took {took_s * 1000:.1f} ms of {self._limit_s * 1000:g}"
 
+    def inherit(self, memory: Any, ratio: float, end: int) -> Any:
+        """The policy's own, where it can begin with another instance's memory."""
+        if isinstance(self._policy, InheritingPolicy):
+            return self._policy.inherit(memory, ratio, end)
+        return self.memory_type()
+
     def skip_step(self) -> None:
         """Count a step at which the policy was not asked."""
         self._left -= 1
@@ -131,11 +138,21 @@ class Reports(Protocol):
         """What differs from what a domain's last decision took to be in force, by target; None: now unknown."""
 
 
+FindInherited = Callable[[Domain, str], Awaitable[Inherited | None]]
+"""What a new domain begins with under a policy of that version; None: afresh."""
+
+
 class DomainWorker:
     """Answers one domain's samples."""
 
     def __init__(
-        self, domain: Domain, decisions: DecisionLog, samples: SampleLog, reports: Reports, revision: int = 0
+        self,
+        domain: Domain,
+        decisions: DecisionLog,
+        samples: SampleLog,
+        reports: Reports,
+        revision: int = 0,
+        find_inherited: FindInherited | None = None,
     ) -> None:
         """Prepare the domain's control; its position is read with the first sample.
 
@@ -152,6 +169,7 @@ class DomainWorker:
         self._decisions = decisions
         self._samples = samples
         self._reports = reports
+        self._find_inherited = find_inherited
         self._position: DomainPosition | None = None
         for rule in get_args(Rule):
             if rule != "none":
@@ -218,14 +236,7 @@ class DomainWorker:
         await self._keep_up_with(position.definition)
         fault = self._policy.fault
         try:
-            previous = {} if position.state is None else position.state.in_force
-            reported = self._reports.find_news(self._controller.domain.name, previous)
-            try:
-                decision = self._controller.answer(position.state, sample.message, sample.published, fault, reported)
-            except RejectedSample:
-                raise
-            except Exception as error:
-                raise _Unanswerable(f"{type(error).__name__}: {error}") from error
+            decision = await self._step(position.state, sample, fault)
             if fault is not None:
                 self._policy.skip_step()
             failpoints.point("decision.stepped")
@@ -248,6 +259,19 @@ class DomainWorker:
             self.last = decision
             position = DomainPosition(decision.state, sample.seq, seq, decision.definition)
         self._position = replace(position, sample_seq=sample.seq)
+
+    async def _step(self, state: State | None, sample: Received[Sample], fault: str | None) -> Decision:
+        previous = {} if state is None else state.in_force
+        reported = self._reports.find_news(self._controller.domain.name, previous)
+        inherited = None
+        if state is None and self._find_inherited is not None:
+            inherited = await self._find_inherited(self._controller.domain, self._policy.version)
+        try:
+            return self._controller.answer(state, sample.message, sample.published, fault, reported, inherited)
+        except RejectedSample:
+            raise
+        except Exception as error:
+            raise _Unanswerable(f"{type(error).__name__}: {error}") from error
 
     async def _keep_up_with(self, revision: int) -> None:
         """Take up the newest definition between two samples, and never an older one than the last decision's.

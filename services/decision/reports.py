@@ -3,7 +3,7 @@
     actions --> here --> what is news since the last decision --> domain_worker.py
 
 Only a whole report counts: one that says that all objects of the target have the limit.  Where no actuator reports
-(there is none, it runs dry, or a recording is replayed), what was decided is taken to be in force, as ever.
+(there is none, it runs dry, or a recording is replayed), what was decided is taken to be in force.
 """
 
 from collections.abc import Collection, Mapping

@@ -226,6 +226,8 @@ class DefinitionSet:
             self._merge(gone)
 
     def _why_unusable(self, domain: Domain) -> str | None:
+        if domain.of:
+            return "of, on and nodes are Sluice's own: set per alone"
         try:
             Controller(domain)
         except ValueError as error:

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from schemas.definition import Definition
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from schemas.messages import InvalidMessage, decode
 from services.bus.bus import Bus, Denied
 from services.bus.envelope import RawMessage
@@ -47,13 +47,13 @@ class Follower:
         """Begin with the file's domains.
 
         Args:
-            domains: of the file.
+            domains: of the file; instances of those that stand for some come from the bus.
             set_note: shows a text about a domain on ``/readyz``, or no longer (None).
             check: raises a ValueError where this service cannot work with all these domains; it costs in proportion
                 to their number.
         """
         # One without a target waits for the bus to say who has joined it.
-        self._defined = {domain.name: Defined(domain) for domain in domains if domain.targets}
+        self._defined = {domain.name: Defined(domain) for domain in without_templates(domains) if domain.targets}
         self._removed: dict[str, Defined] = {}
         """Those that are gone, by name, to know what came before their removal."""
         self._set_note = set_note
@@ -128,6 +128,8 @@ class Follower:
             listener(before, None if definition.removed else after)
 
     def _why_unusable(self, domain: Domain) -> str | None:
+        if domain.is_template:
+            return f"it stands for an instance per {domain.per}, and is not controlled itself"
         try:
             Controller(domain)
             if self._check is not None:

@@ -5,15 +5,17 @@ revisions only grow, whoever publishes.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing, suppress
+from typing import Protocol
 
 import structlog
 
-from schemas.definition import Definition
+from schemas.definition import Definition, DefinitionSource
+from schemas.domain import Domain
 from schemas.messages import Decision, InvalidMessage, decode
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
-from services.definitions.definition_set import DefinitionSet, Held
+from services.definitions.definition_set import Held
 
 _LOOK_S = 5.0
 """How often to look whether this process is still in charge."""
@@ -21,12 +23,26 @@ _LOOK_S = 5.0
 _log = structlog.get_logger()
 
 
+class HeldDefinitions(Protocol):
+    """What is published: a set of definitions, or one with the instances of its templates."""
+
+    @property
+    def holding(self) -> Mapping[str, Held]:
+        """The domains that hold, by name."""
+
+    def on_change(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call ``listener`` after every change with the names of the domains concerned."""
+
+    def remember(self, domain: Domain, source: DefinitionSource) -> None:
+        """Take what held last, as the bus has it, where nothing is known better."""
+
+
 class Publisher:
     """Keeps the bus's definitions as the set has them."""
 
     def __init__(
         self,
-        definitions: DefinitionSet,
+        definitions: HeldDefinitions,
         is_in_charge: Callable[[], bool] = lambda: True,
         on_replaced: Callable[[Definition], None] = lambda _: None,
     ) -> None:

@@ -5,8 +5,9 @@
 It answers only the prober's packets, and never with more bytes than it received, so it cannot amplify an
 attack.  A question carries no stamps and an answer always does, so no answer is ever answered, and the rate of
 answers is bounded.  A connection with any other data is closed.  A UDP answer reports how long the packet was kept, and
-the prober subtracts that: a busy processor is not network latency.  This module imports little, because it
-runs beside every critical pod.
+the prober subtracts that: a busy processor is not network latency.  A sidecar that knows its node says so behind the
+stamps, where the question has room for it: an exporter has no rights to ask the API.  This module imports little,
+because it runs beside every critical pod.
 """
 
 import contextlib
@@ -18,6 +19,9 @@ import sys
 import time
 
 import click
+
+from services.common.os_errors import describe_os_error
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 PACKET = struct.Struct("!4sIIIQQ")
 """Magic, session, sequence, padding, and when the echo was received and answered (ns, the sidecar's clock)."""
@@ -35,34 +39,40 @@ _LEAST_COST = 256
 """What a datagram counts for at least, bytes: a small one costs a processor as much."""
 
 
-def build_answer(data: bytes, received: int, now: int) -> bytes | None:
+def build_answer(data: bytes, received: int, now: int, node: bytes = b"") -> bytes | None:
     """Build the answer to a packet of the prober, as long as the packet; None for any other packet.
 
     Args:
         data: the packet.
         received: when it was received, ns.
         now: when it is answered, ns, by the same clock.
+        node: where the sidecar runs; left out where there is no room for it.
     """
     if len(data) < PACKET.size or not data.startswith(MAGIC) or data[_STAMPS : PACKET.size] != _UNSTAMPED:
         return None
-    return data[:_STAMPS] + struct.pack("!QQ", received, now) + data[PACKET.size :]
+    rest = data[PACKET.size :]
+    if len(node) <= len(rest):
+        rest = node + rest[len(node) :]
+    return data[:_STAMPS] + struct.pack("!QQ", received, now) + rest
 
 
 class EchoServer:
     """Listens for datagrams and connections on one selector."""
 
-    def __init__(self, host: str, udp: int | None, tcp: int | None) -> None:
+    def __init__(self, host: str, udp: int | None, tcp: int | None, node: str = "") -> None:
         """Listen.
 
         Args:
             host: address to listen on; empty: all, of both families where there are both.
             udp: port for datagrams, 0 for a free one; None: no datagrams.
             tcp: the same for connections.
+            node: where this runs; empty where that is not known.
 
         Raises:
             OSError: a port is taken.
         """
         self._selector = selectors.DefaultSelector()
+        self._node = node.encode()
         self._connections: dict[socket.socket, float] = {}
         self._budget = float(_BYTES_PER_S)
         self._budgeted_at = time.monotonic()
@@ -113,7 +123,7 @@ class EchoServer:
                 whole = False
                 with contextlib.suppress(OSError):
                     data = link.recv(_LONGEST)
-                    reply = build_answer(data, time.time_ns(), time.time_ns())
+                    reply = build_answer(data, time.time_ns(), time.time_ns(), self._node)
                     whole = reply is not None and link.send(reply) == len(data)
                 if whole:
                     self._connections[link] = time.monotonic()
@@ -136,7 +146,7 @@ class EchoServer:
                 data, ancillary, _, sender = listener.recvmsg(_LONGEST, 64)
                 stamp = parse_stamp(ancillary, _SO_TIMESTAMPNS)
                 now = time.time_ns()
-                reply = build_answer(data, stamp or now, now)
+                reply = build_answer(data, stamp or now, now, self._node)
                 if reply is not None and self._spend(max(len(reply), _LEAST_COST)):
                     # The prober counts the missing answer as lost.
                     with contextlib.suppress(OSError):
@@ -177,14 +187,16 @@ def parse_stamp(ancillary: list[tuple[int, int, bytes]], option: int) -> int | N
 @click.option("--udp", type=click.IntRange(0, 65535), help="Port for UDP echoes; 0 picks a free one.")
 @click.option("--tcp", type=click.IntRange(0, 65535), help="Port for TCP echoes; 0 picks a free one.")
 @click.option("--host", default="", help="Address to listen on; all by default.")
-def command(udp: int | None, tcp: int | None, host: str) -> None:
+@click.option("--node", envvar="SLUICE_NODE", default="", help="The node that this runs on.  Also SLUICE_NODE.")
+def command(udp: int | None, tcp: int | None, host: str, node: str) -> None:
     """Answer the exporter's probes beside a critical workload."""
     if udp is None and tcp is None:
         raise click.UsageError("nothing to listen on: give --udp PORT, --tcp PORT or both")
     try:
-        echo = EchoServer(host, udp, tcp)
+        echo = EchoServer(host, udp, tcp, node)
     except OSError as error:
-        raise click.ClickException(f"cannot listen: {(error.strerror or str(error)).lower()}") from None
+        where = host or "every address"
+        raise CommandFailure(f"cannot listen on {where}: {describe_os_error(error)}", ExitCode.UNREADABLE) from None
     # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     click.echo("listening " + " ".join(f"{name} {port}" for name, port in echo.ports.items()))

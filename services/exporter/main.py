@@ -28,6 +28,7 @@ from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import Health, serve
 from services.runtime.logging_setup import configure
+from services.runtime.option_types import ConfigFile
 from services.runtime.service import run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ NAME = "exporter"
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(path: Path) -> None:
     """Measure: write the latency histogram from Hubble's flows and from probes."""
     try:
@@ -81,7 +82,7 @@ async def _serve(config: Config) -> None:
         changed.clear()
         domains = definitions.domains
         critical = find_critical(domains)
-        latencies.define(critical)
+        latencies.define(critical, find_nodes(domains))
         monitor.define(domains)
         for prober in probers:
             prober.is_wanted = prober.key in critical
@@ -148,6 +149,15 @@ async def _follow(follower: "FlowFollower", health: Health) -> None:
 def find_critical(domains: Iterable[Domain]) -> frozenset[str]:
     """The keys of all critical workloads."""
     return frozenset(one.key for domain in domains for one in domain.critical)
+
+
+def find_nodes(domains: Iterable[Domain]) -> dict[str, frozenset[str]]:
+    """By critical workload, the nodes that instances look at."""
+    found: dict[str, set[str]] = {}
+    for domain in domains:
+        for one in domain.critical if domain.places else ():
+            found.setdefault(one.key, set()).update(domain.places or ())
+    return {key: frozenset(nodes) for key, nodes in found.items()}
 
 
 def find_targets(domains: Iterable[Domain]) -> frozenset[str]:

@@ -3,12 +3,12 @@
     relay_client -> flow_reader -> replay_filter -> pairing -> *metrics*
     prober --------------------------------------------------> *metrics*
 
-Every label is bounded: workloads are the configured ones, peers beyond a bound become ``other``, and the
-other labels have two or three values.
+Every label is bounded: workloads are the configured ones, peers beyond a bound become ``other``, nodes are those that
+instances of a definition look at, and the other labels have two or three values.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,14 +22,27 @@ LATENCY = "hubble_flow_latency_seconds"
 LOST = "hubble_flow_lost_total"
 OTHER = "other"
 OUTSIDE = "outside"
-_LABELS = ("namespace", "workload", "peer", "protocol", "source", "locality")
+_LABELS = ("namespace", "workload", "peer", "protocol", "source", "locality", "node")
 
 RETRANSMITTED_S = 1.0
 """The first retransmission of a SYN comes after one second (RFC 6298): a handshake this long lost a packet."""
 
 Transport = Literal["tcp", "udp"]
 LatencySource = Literal["handshake", "request", "probe"]
-SeriesKey = tuple[str, str, Transport, LatencySource, bool]
+
+
+class SeriesKey(NamedTuple):
+    """What a latency is of."""
+
+    workload: str
+    """``namespace/name``."""
+    peer: str
+    protocol: Transport
+    source: LatencySource
+    local: bool
+    """Whether both ends are on one node."""
+    node: str = ""
+    """Of the workload's Pod; empty where that is not known, or no instance looks at it."""
 
 
 class LatencyMetrics:
@@ -55,6 +68,7 @@ class LatencyMetrics:
             matchers: labels by which the signal selects series; None: it selects all.
         """
         self._critical = frozenset(critical)
+        self._nodes: Mapping[str, Collection[str]] = {}
         self._most = peers
         self._peers: dict[str, set[str]] = {workload: set() for workload in critical}
         self._matchers = matchers or {}
@@ -77,11 +91,16 @@ class LatencyMetrics:
         self.observations: dict[str, int] = dict.fromkeys(critical, 0)
         """Number of latencies of each workload in series that the signal selects."""
 
-    def define(self, critical: Collection[str]) -> None:
+    def define(self, critical: Collection[str], nodes: Mapping[str, Collection[str]] | None = None) -> None:
         """Have series of these workloads from now on; may run beside the follower's thread.
 
         What is new is there before it counts; of what is gone, a pair that is being counted finds nothing.
+
+        Args:
+            critical: ``namespace/workload``.
+            nodes: by workload, the nodes that have series of their own.
         """
+        self._nodes = nodes or {}
         wanted = frozenset(critical)
         for workload in wanted - self._critical:
             self._peers[workload] = set()
@@ -91,7 +110,7 @@ class LatencyMetrics:
             self._peers.pop(workload, None)
             self.observations.pop(workload, None)
         for known, family in ((self._observe, self._latency), (self._lose, self._lost)):
-            for series in [one for one in tuple(known) if one[0] in gone]:
+            for series in [one for one in tuple(known) if one.workload in gone or self._place(one) != one]:
                 del known[series]
                 family.remove(*_label_values(series))
         if self._counts_handshakes:
@@ -102,39 +121,45 @@ class LatencyMetrics:
         self._counts_handshakes = True
         for workload in self._critical:
             for local in (False, True):
-                self.lose((workload, OTHER, "tcp", "handshake", local), 0)
+                for node in ("", *self._nodes.get(workload, ())):
+                    self.lose(SeriesKey(workload, OTHER, "tcp", "handshake", local, node), 0)
 
     def count_pair(self, pair: Pair) -> None:
         """Count a pair for each of its ends that is critical."""
-        for workload, peer in ((pair.client, pair.server), (pair.server, pair.client)):
+        # Where the server of a request is that left its node, nothing says.
+        ends = ((pair.client, pair.server, True), (pair.server, pair.client, pair.local))
+        for workload, peer, is_there in ends:
             if workload in self._critical:
-                series: SeriesKey = (workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local)
+                node = pair.node if is_there else ""
+                series = self._place(SeriesKey(workload, peer or OUTSIDE, pair.protocol, pair.kind, pair.local, node))
                 known = series in self._observe
                 self.observe(series, pair.latency)
                 if pair.kind == "handshake" and pair.latency >= RETRANSMITTED_S:
                     # A new series was never scraped at zero, so its first count would be no increase.
-                    self.lose(series if known else (workload, OTHER, pair.protocol, pair.kind, pair.local))
+                    self.lose(series if known else series._replace(peer=OTHER))
 
     def observe(self, series: SeriesKey, latency: float) -> None:
         """Count one latency, seconds."""
+        series = self._place(series)
         known = self._observe.get(series)
         if known is None:
             folded = self._fold(series)
             if folded != series:
-                self._folded.labels(*series[0].split("/", 1)).inc()
+                self._folded.labels(*series.workload.split("/", 1)).inc()
                 self.observe(folded, latency)
                 return
             known = self._latency.labels(*_label_values(series)), has_labels(series, self._matchers)
             self._observe[series] = known
-            if series[3] != "request":
+            if series.source != "request":
                 self.lose(series, 0)
         child, selected = known
         child.observe(latency)
-        if selected and series[0] in self.observations:
-            self.observations[series[0]] += 1
+        if selected and series.workload in self.observations:
+            self.observations[series.workload] += 1
 
     def lose(self, series: SeriesKey, number: int = 1) -> None:
         """Count lost packets or probes; 0 creates the series."""
+        series = self._place(series)
         child = self._lose.get(series)
         if child is None:
             folded = self._fold(series)
@@ -145,31 +170,36 @@ class LatencyMetrics:
 
     def _fold(self, series: SeriesKey) -> SeriesKey:
         """The series itself while its workload has room for the peer, else the one of all other peers."""
-        workload, peer, protocol, source, local = series
-        known = self._peers.get(workload, set())  # none where it is being removed
-        if peer == OTHER or peer in known:
+        known = self._peers.get(series.workload, set())  # none where it is being removed
+        if series.peer == OTHER or series.peer in known:
             return series
         if len(known) < self._most:
-            known.add(peer)
+            known.add(series.peer)
             return series
-        return workload, OTHER, protocol, source, local
+        return series._replace(peer=OTHER)
+
+    def _place(self, series: SeriesKey) -> SeriesKey:
+        """The series itself where its node has series of its own, else the one of all other nodes."""
+        if not series.node or series.node in self._nodes.get(series.workload, ()):
+            return series
+        return series._replace(node="")
 
 
-def probe_series(probe: Probe, protocol: Transport) -> SeriesKey:
+def probe_series(probe: Probe, protocol: Transport, node: str = "") -> SeriesKey:
     """The series of a probe's latencies."""
-    return probe.key, probe.peer, protocol, "probe", False
+    return SeriesKey(probe.key, probe.peer, protocol, "probe", local=False, node=node)
 
 
 def has_labels(series: SeriesKey, matchers: Mapping[str, str]) -> bool:
     """Whether a series has these labels; labels that are not the exporter's, such as Prometheus's own, do not count."""
     labels = dict(zip(_LABELS, _label_values(series), strict=True))
-    return all(labels.get(label, value) == value for label, value in matchers.items())
+    return all((labels.get(label) or value) == value for label, value in matchers.items())
 
 
 def _label_values(series: SeriesKey) -> tuple[str, ...]:
-    workload, peer, protocol, source, local = series
-    namespace, _, name = workload.partition("/")
-    return namespace, name, peer, protocol, source, "local" if local else "remote"
+    namespace, _, name = series.workload.partition("/")
+    locality = "local" if series.local else "remote"
+    return namespace, name, series.peer, series.protocol, series.source, locality, series.node
 
 
 class FlowStatus(Collector):

@@ -66,6 +66,8 @@ class Pair(NamedTuple):
     """Both ends are on one node, so the network between nodes is not part of the latency."""
     client: str
     server: str
+    node: str = ""
+    """The client's."""
 
 
 # A pending request is one integer, its time shifted by two flag bits, because there may be many.
@@ -207,7 +209,9 @@ class PairingTable:
             self.counts["absurd"] += 1
             return None
         kind: Kind = "handshake" if flow.protocol == "tcp" else "request"
-        return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server)
+        # A request that left the node was seen on the client's: on the server's alone, it would be no pair.
+        node = flow.conversation.rpartition(" ")[2]
+        return Pair(took / 1e9, flow.protocol, kind, bool(before & _LOCAL), flow.client, flow.server, node)
 
     def _is_new_conversation(self, flow: Flow) -> bool:
         """Whether a UDP conversation was silent for longer than aggregation keeps a busy one silent."""

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from schemas.exporter import Probe
 from services.exporter.metrics import SeriesKey, Transport, probe_series
+from services.exporter.node_query import ask_node
 from services.exporter.prober import Outcome, ProbeReport, UdpProbe, repeat_tcp
 
 _RESOLVE_S = 15.0
@@ -17,6 +18,8 @@ _RESOLVE_S = 15.0
 _RETRY_S = 1.0
 """How soon at the earliest, when an address does not answer or the name does not resolve."""
 _MOST_ADDRESSES = 64
+_NODE_S = 30.0
+"""How often an address is asked for its node: another Pod may have it."""
 _TCP_TIMEOUTS = 3
 """A handshake may take this many timeouts, so that one with a retransmission is still measured."""
 
@@ -49,6 +52,8 @@ class ProbeManager:
         self._sink = sink
         self._probes = probes
         self._running: dict[Address, asyncio.Task[None]] = {}
+        self._nodes: dict[Address, str] = {}
+        """By address, the node that its sidecar named."""
         self._log = structlog.get_logger().bind(workload=probe.key)
         self._resolve_error: str | None = None
         self._unanswered = asyncio.Event()
@@ -98,23 +103,37 @@ class ProbeManager:
         self._running = {
             address: group.create_task(self._probe_address(address, len(addresses))) for address in addresses
         }
+        self._nodes = {address: node for address, node in self._nodes.items() if address in addresses}
         self._log.info("probing", addresses=sorted(host for _, host in addresses))
 
     async def _probe_address(self, address: Address, sharing: int) -> None:
         family, host = address
         probe = self._probe
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._find_node(address))
             if probe.udp is not None:
-                group.create_task(self._udp((host, probe.udp), family, sharing / probe.rate))
+                group.create_task(self._udp(address, probe.udp, sharing / probe.rate))
             if probe.tcp is not None:
-                report = self._report("tcp")
+                report = self._report("tcp", address)
                 timeout = _TCP_TIMEOUTS * probe.timeout.seconds
                 interval = sharing / probe.tcp_rate
                 group.create_task(repeat_tcp((host, probe.tcp), family, timeout, interval, report))
 
-    async def _udp(self, address: tuple[str, int], family: int, interval: float) -> None:
-        report = self._report("udp")
-        prober = UdpProbe(address, family, self._probe.size, self._probe.timeout, report)
+    async def _find_node(self, address: Address) -> None:
+        family, host = address
+        port, is_tcp = self._probe.tcp, True
+        if port is None:
+            port, is_tcp = self._probe.udp or 0, False
+        while True:
+            node = await ask_node((host, port), family, is_tcp=is_tcp)
+            if node:
+                self._nodes[address] = node
+            await asyncio.sleep(_NODE_S if node else _RESOLVE_S)
+
+    async def _udp(self, address: Address, port: int, interval: float) -> None:
+        report = self._report("udp", address)
+        family, host = address
+        prober = UdpProbe((host, port), family, self._probe.size, self._probe.timeout, report)
         last_error = None
         while True:
             try:
@@ -122,20 +141,23 @@ class ProbeManager:
             except OSError as error:
                 report.record("not-sent")
                 if str(error) != last_error:
-                    self._log.warning("address is unreachable", address=address[0], why=str(error))
+                    self._log.warning("address is unreachable", address=host, why=str(error))
                 last_error = str(error)
                 await asyncio.sleep(_RETRY_S)
             self._unanswered.set()
 
-    def _report(self, protocol: Transport) -> ProbeReport:
+    def _report(self, protocol: Transport, address: Address) -> ProbeReport:
         series = probe_series(self._probe, protocol)
         self._sink.lose(series, 0)
+
+        def place() -> SeriesKey:
+            return series._replace(node=self._nodes.get(address, ""))
 
         def count(outcome: Outcome) -> None:
             self._probes.labels(self._probe.namespace, self._probe.workload, protocol, outcome).inc()
 
         return ProbeReport(
-            lambda latency: self._sink.observe(series, latency), lambda lost: self._sink.lose(series, lost), count
+            lambda latency: self._sink.observe(place(), latency), lambda lost: self._sink.lose(place(), lost), count
         )
 
 

@@ -3,11 +3,10 @@
 Requests go through the library's raw client and answers are decoded here: its typed classes would cost a pod 25 MiB.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,11 @@ from services.kube.objects import (
     read_body,
     read_lines,
 )
+from services.kube.patch_turns import PatchTurns
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
+_UNBOUNDED = 1e6
 _PAGE = 100
 """Objects of one page of a list: pages of large objects must fit into the memory."""
 _WATCH_S = (40, 60)
@@ -51,15 +52,15 @@ _GONE = 410
 class KubeClient:
     """A client of one API server."""
 
-    def __init__(self, client: ApiClient, timeout_s: float) -> None:
+    def __init__(self, client: ApiClient, timeout_s: float, patches_per_second: float = _UNBOUNDED) -> None:
         """See ``connect``."""
         self._client = client
         self._timeout_s = timeout_s
-        self._patch_slots = asyncio.Semaphore(_CONCURRENT_PATCHES)
+        self._turns = PatchTurns(_CONCURRENT_PATCHES, patches_per_second)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, config: Kubernetes) -> AsyncIterator["KubeClient"]:
+    async def connect(cls, config: Kubernetes, patches_per_second: float = _UNBOUNDED) -> AsyncIterator["KubeClient"]:
         """Prepare to reach the configured API server; it need not be there yet.
 
         Raises:
@@ -87,7 +88,7 @@ class KubeClient:
         async with ApiClient(settings) as client:
             client.user_agent = "sluice-actuator"
             send_once(client)
-            yield cls(client, config.timeout.seconds)
+            yield cls(client, config.timeout.seconds, patches_per_second)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object.
@@ -137,17 +138,24 @@ class KubeClient:
         Raises:
             StaleObject, NotFound, Rejected or Unavailable: see ``patch_in_turn``.
         """
-        if is_urgent:
-            return await self._send_patch(obj, operations)
-        return await self.patch_in_turn(obj, lambda: operations)
+        return await self.patch_in_turn(obj, lambda: operations, is_urgent=is_urgent)
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self,
+        obj: T,
+        build: Callable[[], list[dict[str, Any]] | None],
+        *,
+        is_urgent: bool = False,
+        is_cut: bool = False,
+    ) -> T:
         """Apply a JSON Patch to an object when its turn comes, and return the object that results.
 
         Args:
             obj: the object as it was seen.
             build: gives the patch right before it is sent, which may be long after the call; None: it is no
                 longer wanted.
+            is_urgent: see ``patch``.
+            is_cut: its turn comes before that of others.
 
         Raises:
             Superseded: the patch is no longer wanted; nothing was sent.
@@ -156,16 +164,13 @@ class KubeClient:
             Rejected: it is not allowed.
             Unavailable: no answer; the patch may have been applied.
         """
-        async with self._patch_slots:
+        path = obj.path(obj.metadata.namespace, obj.metadata.name)
+        async with nullcontext() if is_urgent else self._turns.take(is_cut=is_cut):
             operations = build()
             if operations is None:
                 raise Superseded
-            return await self._send_patch(obj, operations)
-
-    async def _send_patch(self, obj: T, operations: list[dict[str, Any]]) -> T:
-        path = obj.path(obj.metadata.namespace, obj.metadata.name)
-        async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
-            return _decode(type(obj), await read_body(response.content))
+            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+                return _decode(type(obj), await read_body(response.content))
 
     async def patch_status(self, obj: T, status: Mapping[str, Any]) -> T:
         """Merge into an object's status; what is None is removed, and a list is replaced.

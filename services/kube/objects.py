@@ -25,15 +25,11 @@ BANDWIDTH = "kubernetes.io/egress-bandwidth"
 _KEPT = (BANDWIDTH, "sluice.dev/")
 K = TypeVar("K", bound="KubeObject")
 S = TypeVar("S")
+_MOST_OF_REFUSAL = 64 * 1024
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
 _LONGEST_BODY = 32 * 1024 * 1024
 """No page of a list is larger; a proxy may send anything."""
-
-
-def group_of(api_version: str) -> str:
-    """The group of ``group/version``; empty for the core group."""
-    return api_version.rpartition("/")[0]
 
 
 class StatusDetails(Struct, frozen=True, rename="camel"):
@@ -55,7 +51,7 @@ class Owner(Struct, frozen=True, rename="camel"):
     @property
     def group(self) -> str:
         """The API group of its kind; empty for the core group."""
-        return group_of(self.api_version)
+        return self.api_version.rpartition("/")[0]
 
 
 class Meta(Struct, frozen=True, rename="camel"):
@@ -165,10 +161,12 @@ class PodStatus(Struct, frozen=True):
 
 
 class PodNetwork(Struct, frozen=True, rename="camel"):
-    """What of a Pod's specification decides whether it can be limited."""
+    """What of a Pod's specification decides whether and where it can be limited."""
 
     host_network: bool = False
     """Whether it has no network of its own."""
+    node_name: str = ""
+    """Where it runs; empty until it has been scheduled."""
 
 
 class Pod(KubeObject, frozen=True):
@@ -213,14 +211,10 @@ class Workload(KubeObject, frozen=True):
         """How many Pods it wants to have, as far as it tells; some may not exist yet."""
         return 0
 
-    @classmethod
-    def is_kind_of(cls, owner: Owner) -> bool:
-        """Whether a reference is to an object of this kind, in whichever version."""
-        return owner.kind == cls.kind and owner.group in ("", group_of(cls.api_version))
-
     def is_named_by(self, owner: Owner) -> bool:
-        """Whether a reference is to this object."""
-        return self.is_kind_of(owner) and owner.name == self.metadata.name and owner.uid in ("", self.uid)
+        """Whether a reference is to this object, in whichever version of its kind."""
+        is_kind = owner.kind == self.kind and owner.group in ("", self.api_version.rpartition("/")[0])
+        return is_kind and owner.name == self.metadata.name and owner.uid in ("", self.uid)
 
     def owns(self, pod: Pod) -> bool:
         """Whether it made the Pod, as far as that Pod tells: another workload's may carry the same labels."""
@@ -285,6 +279,7 @@ class ApiFailure(Exception):
         status: int | None = None,
         retry_after_s: float | None = None,
         is_unreached: bool = False,
+        body: bytes = b"",
     ) -> None:
         """Say why.
 
@@ -293,11 +288,13 @@ class ApiFailure(Exception):
             status: of HTTP; None: no answer.
             retry_after_s: for how many seconds the server asks to be left alone.
             is_unreached: there was no connection, so that the server has no work with another attempt.
+            body: of the answer, which may be that of a Pod behind the server; cut where it is long.
         """
         super().__init__(text)
         self.status = status
         self.retry_after_s = retry_after_s
         self.is_unreached = is_unreached
+        self.body = body[:_MOST_OF_REFUSAL]
 
 
 class Unavailable(ApiFailure):
@@ -395,4 +392,4 @@ def raise_for_status(code: int, body: bytes, retry_after: str | None) -> NoRetur
         raise StaleObject(text, retry_after_s=seconds)
     if code in (400, 401, 403, 405, 415):
         raise Rejected(text, retry_after_s=seconds)
-    raise Unavailable(text, status=code, retry_after_s=seconds)
+    raise Unavailable(text, status=code, retry_after_s=seconds, body=body)

@@ -24,6 +24,7 @@ from services.meter.reading import NodeMeter
 from services.meter.server import PageAnswer, PageServer, answer_json
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
+from services.runtime.option_types import ConfigFile
 from services.runtime.plain_logging import configure
 
 _SOURCES_S = 1.0
@@ -33,7 +34,7 @@ _KUBELET_S = 5.0
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 @click.option("--node", envvar="NODE_NAME", required=True, help="Name of the node whose pods are measured.")
 @click.option("--host", envvar="POD_IP", help="Address to listen on, instead of listen.host.")
 @click.option(

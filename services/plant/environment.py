@@ -27,7 +27,6 @@ from services.control.observation import Observation
 from services.control.policies.neural.features import FEATURES, MOST, LinkMemory, extract, find_budget
 from services.control.policies.parameters import nameplate
 from services.control.policy import Bounds, Proposal
-from services.plant.interface import Second
 from services.plant.scenario import SCENARIOS, Scenario
 from services.plant.score import is_bad
 from services.plant.simulated.closed_loop import START, ClosedLoop, Delays
@@ -160,7 +159,12 @@ class LinkEnvironment(gymnasium.Env[Vector, Vector]):
         seconds = self._loop.seconds[self._judged :]
         self._judged = len(self._loop.seconds)
         bad = sum(is_bad(one, self._domain) for one in seconds)
-        reward = sum(self._share(one) for one in seconds) - self._bad * bad
+        reward = -self._bad * bad
+        for second in seconds:
+            # The goodput as a share of what the best safe limit would have delivered.
+            number = min(bisect_right(self._ends, (second.start - START) / 1e9), len(self._phases) - 1)
+            best = self._phases[number].goodput
+            reward += min(sum(second.goodput.values()) / best, 2.0) if best else 1.0
         goodput = sum(sum(one.goodput.values()) for one in seconds)
         info = {"seconds": len(seconds), "bad": bad, "goodput": goodput / len(seconds) if seconds else 0.0}
         return self._observe(), float(reward), False, not is_going_on, info
@@ -190,13 +194,6 @@ class LinkEnvironment(gymnasium.Env[Vector, Vector]):
 
     def _observe(self) -> Vector:
         return np.array(self._agent.inputs, dtype=np.float32)
-
-    def _share(self, second: Second) -> float:
-        """A second's goodput as a share of what the best safe limit would have delivered."""
-        at = (second.start - START) / 1e9
-        number = min(bisect_right(self._ends, at), len(self._phases) - 1)
-        best = self._phases[number].goodput
-        return min(sum(second.goodput.values()) / best, 2.0) if best else 1.0
 
 
 if ID not in gymnasium.registry:

@@ -22,6 +22,9 @@ from services.plant.workloads import Apps, TargetApp
 Enforcement = Literal["on", "stuck", "off"]
 """Limits are enforced; stay as they are, whatever is asked for; or are lifted, silently."""
 
+Part = Literal["api", "bus", "actuator"]
+"""A part of the pipeline that can be away: the Kubernetes API, the NATS server, or the actuator."""
+
 
 class Event(Struct, frozen=True, kw_only=True):
     """A change at one time."""
@@ -36,6 +39,8 @@ class Event(Struct, frozen=True, kw_only=True):
     """From now on nothing can be measured, for this reason; the empty text ends it."""
     enforcement: Enforcement | None = None
     """What becomes of limits from now on."""
+    away: Part | Literal[""] | None = None
+    """From now on this part is away; the empty text ends it."""
     unpredicted: bool = False
     """Nothing announces it; bad seconds right after it are counted apart."""
     phase: bool = True

@@ -58,10 +58,10 @@ class EnrolmentWatcher:
             tell: says on a workload why it does not join.
         """
         self._client, self._definitions = client, definitions
-        self._set_note, self._tell = set_note, tell
+        self._set_note, self._notify = set_note, tell
         self._seen: dict[Place, dict[str, Workload]] = {}
         """By place and uid."""
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         """By the workload's key, why it does not join."""
         self._changed = asyncio.Event()
         definitions.on_change(lambda _: self._changed.set())
@@ -122,11 +122,11 @@ class EnrolmentWatcher:
             if key not in reasons and self._definitions.find_owner(key) is None:
                 reasons[key] = f"no domain {wanted!r} takes a workload of its kind in its namespace"
         for (key, wanted), obj in known.items():
-            if key in reasons and self._told.get(key) != reasons[key]:
+            if key in reasons and self._reported.get(key) != reasons[key]:
                 _log.warning("workload does not join", workload=key, domain=wanted, reason=reasons[key])
-                self._tell(obj, f"it does not join domain {wanted!r}: {reasons[key]}")
-        self._told = {key: why for key, why in reasons.items() if key in {one for one, _ in known}}
-        some = [f"{key}: {why}" for key, why in sorted(self._told.items())]
+                self._notify(obj, f"it does not join domain {wanted!r}: {reasons[key]}")
+        self._reported = {key: why for key, why in reasons.items() if key in {one for one, _ in known}}
+        some = [f"{key}: {why}" for key, why in sorted(self._reported.items())]
         more = "; ..." if len(some) > _NAMED else ""
         self._set_note("enrolment", "; ".join(some[:_NAMED]) + more if some else None)
 

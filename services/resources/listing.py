@@ -15,14 +15,14 @@ from services.resources.manifest import InvalidResource, read_domain
 from services.resources.objects import BandwidthDomain
 
 
-class Lister(Protocol):
+class DomainLister(Protocol):
     """What listing needs of the API client."""
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
         """List the objects that a label selector matches."""
 
 
-async def list_domains(client: Lister, config: Config) -> tuple[Domain, ...]:
+async def list_domains(client: DomainLister, config: Config) -> tuple[Domain, ...]:
     """The file's domains and the resources', each with the workloads that carry its label.
 
     Resources that describe no domain are left out, and so is what workloads ask for by annotations.
@@ -37,7 +37,7 @@ async def list_domains(client: Lister, config: Config) -> tuple[Domain, ...]:
     return tuple([await _add_joined(client, one) for one in found])
 
 
-async def _list_resources(client: Lister, namespace: str) -> tuple[BandwidthDomain, ...]:
+async def _list_resources(client: DomainLister, namespace: str) -> tuple[BandwidthDomain, ...]:
     try:
         return await client.list_by_labels(BandwidthDomain, namespace, "")
     except NotFound:
@@ -54,7 +54,7 @@ def _read_all(resources: Iterable[BandwidthDomain], trusted: Iterable[str]) -> l
     return found
 
 
-async def _add_joined(client: Lister, domain: Domain) -> Domain:
+async def _add_joined(client: DomainLister, domain: Domain) -> Domain:
     wanted = label_of(domain.name)
     applicants = [
         Applicant(kind, namespace, obj.metadata.name, wanted)

@@ -85,8 +85,8 @@ class _Walk:
         if origin is Annotated:
             return self.check(value, arguments[0], path)
         if origin in (Union, UnionType):
-            kind = next(kind for kind in arguments if kind is not NoneType)
-            return None if value is None else self.check(value, kind, path)
+            kind = next(kind for kind in arguments if kind not in (NoneType, msgspec.UnsetType))
+            return None if value is None and NoneType in arguments else self.check(value, kind, path)
         if origin in (tuple, dict):
             check = self._check_list if origin is tuple else self._check_mapping
             return check(value, arguments, path)

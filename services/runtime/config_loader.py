@@ -75,6 +75,11 @@ def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() else text
 
 
+def _ordinal(text: str) -> int | str:
+    """The number that a text is, or that the name of a StatefulSet's Pod ends with."""
+    return _number(text.rpartition("-")[2])
+
+
 _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_NATS_URL": (("bus", "servers"), _split),
     "SLUICE_NATS_USER": (("bus", "user"), str),
@@ -89,6 +94,8 @@ _OVERRIDES: dict[str, tuple[tuple[str, ...], Callable[[str], Any]]] = {
     "SLUICE_RELAY_ADDRESS": (("exporter", "relay", "address"), str),
     "SLUICE_KUBERNETES_URL": (("kubernetes", "server"), str),
     "SLUICE_LEASE": (("kubernetes", "lease"), str),
+    "SLUICE_SHARDS": (("kubernetes", "shards"), _number),
+    "SLUICE_REPLICA": (("sharding", "replica"), _ordinal),
     "KUBECONFIG": (("kubernetes", "kubeconfig"), str),
     "SLUICE_METER_ENDPOINTS": (("meter", "endpoints"), lambda text: text.lower() == "true"),
     "SLUICE_METER_KUBELET": (("meter", "kubelet"), str),
@@ -153,6 +160,8 @@ def parse(text: str, name: str, environment: Mapping[str, str]) -> Config:
         except ValueError as error:
             unexplained = str(error)
         else:
+            if any(domain.of for domain in config.domains):
+                raise ConfigError(f"{name}: domains: of, on and nodes are Sluice's own: set per alone")
             return config
     found = config_errors.find_mistakes(tree)
     if not found and unexplained:

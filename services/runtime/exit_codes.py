@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Nothing was done: the options contradict each other or match nothing, or this machine lacks a program."""
     UNREADABLE = 3
-    """Nothing was done: the configuration or the recording cannot be used, or the output cannot be written."""
+    """Nothing was done: configuration, recording or the address to listen on cannot be used, or no output written."""
     UNAVAILABLE = 4
     """The bus or Prometheus cannot be reached, or refuses access."""
     INTERRUPTED = 130

@@ -4,8 +4,12 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import click
+
+from services.common.os_errors import describe_os_error
+from services.runtime.exit_codes import CommandFailure, ExitCode
 
 
 class FiniteRange(click.FloatRange):
@@ -19,22 +23,48 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class ConfigFile(click.Path):
+    """A configuration to read; gives a ``Path``.  Whether it is there is found out when it is read."""
+
+    def __init__(self) -> None:
+        """Accept any name of a file."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse an empty name, which would stand for this folder."""
+        if not str(value):
+            self.fail("The file's name is empty.", param, ctx)
+        return Path(str(super().convert(str(value), param, ctx)))
+
+
+def _fail_to_write(value: object, why: str) -> NoReturn:
+    raise CommandFailure(f"{value}: {why}", ExitCode.UNREADABLE)
+
+
 class ResultFile(click.Path):
     """A file to write, whether or not it exists; gives an absolute ``Path``."""
 
     def __init__(self) -> None:
         """Accept files only."""
-        super().__init__(dir_okay=False, writable=True, path_type=Path)
+        super().__init__(path_type=Path)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Make the path absolute, and check that its folder can be written to."""
+        """Make the path absolute, and check that it can be written to.
+
+        Raises:
+            CommandFailure: it cannot.
+        """
         path = Path(str(super().convert(str(value), param, ctx))).absolute()
         if not str(value):
             self.fail("The file's name is empty.", param, ctx)
+        if path.is_dir():
+            _fail_to_write(value, "is a directory")
         if not path.parent.is_dir():
-            self.fail(f"{value}: there is no folder {path.parent}", param, ctx)
+            _fail_to_write(value, f"there is no folder {path.parent}")
+        if path.exists() and not os.access(path, os.W_OK):
+            _fail_to_write(value, "may not be written")
         if not path.exists() and not os.access(path.parent, os.W_OK):
-            self.fail(f"{value}: no file can be made in {path.parent}", param, ctx)
+            _fail_to_write(value, f"no file can be made in {path.parent}")
         return path
 
 
@@ -49,9 +79,9 @@ class FiguresFile(ResultFile):
         except (ValueError, RecursionError):
             content = None
         except OSError as error:
-            self.fail(f"{value}: {error.strerror}", param, ctx)
+            _fail_to_write(value, describe_os_error(error))
         if not isinstance(content, dict):
-            self.fail(f"{value}: not a file of figures; it is left as it is", param, ctx)
+            _fail_to_write(value, "not a file of figures; it is left as it is")
         return path
 
 
@@ -60,14 +90,18 @@ class ResultFolder(click.Path):
 
     def __init__(self) -> None:
         """Accept folders only."""
-        super().__init__(file_okay=False, writable=True, path_type=Path)
+        super().__init__(path_type=Path)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Make the path absolute, and check that the folder is there or can be made."""
+        """Make the path absolute, and check that the folder is there or can be made.
+
+        Raises:
+            CommandFailure: it cannot.
+        """
         path = Path(str(super().convert(str(value), param, ctx))).absolute()
         if not str(value):
             self.fail("The folder's name is empty.", param, ctx)
         above = next(one for one in (path, *path.parents) if one.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
-            self.fail(f"{value}: no folder can be made in {above}", param, ctx)
+            _fail_to_write(value, f"no folder can be made in {above}")
         return path

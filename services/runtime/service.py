@@ -16,6 +16,7 @@ from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.health import CannotListen, Health, serve
+from services.runtime.option_types import ConfigFile
 
 if TYPE_CHECKING:
     from services.bus.bus import Bus
@@ -53,9 +54,7 @@ def service_command(
             logging_setup.configure(name, config.log)
             run(work_on_bus(work, config))
 
-        option = click.Option(
-            ["--config", "path"], type=click.Path(path_type=Path), required=True, help="The configuration file."
-        )
+        option = click.Option(["--config", "path"], type=ConfigFile(), required=True, help="The configuration file.")
         return click.Command(name, callback=callback, params=[option], help=work.__doc__)
 
     return build
@@ -105,4 +104,4 @@ def run(service: Coroutine[Any, Any, None]) -> None:
         with suppress(asyncio.CancelledError):
             asyncio.run(run_until_signal())
     except CannotListen as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandFailure(error, ExitCode.UNREADABLE) from None

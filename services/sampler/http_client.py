@@ -6,16 +6,18 @@ or a query string.
 """
 
 import asyncio
+import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -51,15 +53,18 @@ class _Credentials(AuthBase):
 
     def __init__(self, http: Http) -> None:
         self._http = http
-        self.sent = ""
+        self.sent: tuple[str, ...] = ()
+        """What the last request carried, and its encoded form."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._http.token_file is not None:
-            self.sent = _read_secret("token_file", self._http.token_file)
-            request.headers["Authorization"] = f"Bearer {self.sent}"
+            token = _read_secret("token_file", self._http.token_file)
+            self.sent = (token,)
+            request.headers["Authorization"] = f"Bearer {token}"
         elif self._http.username is not None and self._http.password_file is not None:
-            self.sent = _read_secret("password_file", self._http.password_file)
-            HTTPBasicAuth(self._http.username.encode(), self.sent.encode())(request)
+            password = _read_secret("password_file", self._http.password_file)
+            HTTPBasicAuth(self._http.username.encode(), password.encode())(request)
+            self.sent = (str(request.headers["Authorization"]).partition(" ")[2], password)
         return request
 
 
@@ -70,15 +75,18 @@ def _read_secret(name: str, path: str) -> str:
         RequestFailed: it cannot be read, is empty, or is no line of text.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         raise RequestFailed(f"{name}: {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError:
         raise RequestFailed(f"{name}: {path}: not text") from None
     if not text:
         raise RequestFailed(f"{name}: {path}: empty")
-    if not text.isprintable():
+    if len(text.splitlines()) > 1:
         raise RequestFailed(f"{name}: {path}: more than one line")
+    # A header holds no other token; a password is encoded.
+    if not text.isprintable() or (name == "token_file" and not text.isascii()):
+        raise RequestFailed(f"{name}: {path}: has letters that no {name.removesuffix('_file')} has")
     return text
 
 
@@ -103,6 +111,40 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
+def _unpack(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """A body that a server or a gateway compressed, though it was not asked for, in pieces of bounded size.
+
+    Raises:
+        RequestFailed: it is cut off or damaged, or the coding is not known.
+    """
+    if coding in ("", "identity"):
+        yield from pieces
+        return
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise RequestFailed(f"content encoding {coding}, which was not asked for")
+    either = 32 + zlib.MAX_WBITS
+    decoder = zlib.decompressobj(either)
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                if decoder.eof:  # a gzip file may have several members
+                    decoder = zlib.decompressobj(either)
+                yield decoder.decompress(rest, _CHUNK)
+                rest = decoder.unconsumed_tail or decoder.unused_data
+    except zlib.error:
+        raise RequestFailed(f"content encoding {coding}, and the body is not in it") from None
+    if not decoder.eof:
+        raise RequestFailed(f"content encoding {coding}, and the body is cut off")
+
+
+class _Session(requests.Session):
+    """Finds no redirect: to find one, the library reads the whole body, of any size, and any address."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """There is none."""
+
+
 class Answer:
     """What a server sent: the status and the head at once, the body as it comes."""
 
@@ -125,7 +167,8 @@ class Answer:
         length = self._response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > max_bytes:
             raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
-        for chunk in self._response.raw.stream(_CHUNK, decode_content=True):
+        coding = self._response.headers.get("Content-Encoding", "").strip().lower()
+        for chunk in _unpack(self._response.raw.stream(_CHUNK, decode_content=False), coding):
             size += len(chunk)
             if size > max_bytes:
                 raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
@@ -160,7 +203,7 @@ class HttpClient:
         self.base = parts._replace(query="", fragment="").geturl()
         self._timeout = timeout
         self._credentials = _Credentials(http)
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.clear()
         self._session.headers.update({"User-Agent": "sluice-sampler", "Accept-Encoding": "identity", **headers})
         self._session.headers.update(http.headers)
@@ -172,9 +215,9 @@ class HttpClient:
         self._session.mount("http://", _Adapter(None))
         self._session.mount("https://", _Adapter(http.server_name))
         headers = {name.lower(): str(value) for name, value in self._session.headers.items()}
-        secrets = [value for name, value in headers.items() if any(word in name for word in _SECRET_WORDS)]
-        secrets += [value for _, value in parse_qsl(parts.query)]
-        self._secrets = [value for value in secrets if len(value) >= _SHORTEST_SECRET]
+        self._secrets = [value for name, value in headers.items() if any(word in name for word in _SECRET_WORDS)]
+        self._secrets += [value.rpartition(" ")[2] for value in self._secrets]  # behind the name of a scheme
+        self._secrets += [value for _, value in parse_qsl(parts.query) if len(value) >= _SHORTEST_SECRET]
 
     @contextmanager
     def request(
@@ -205,7 +248,7 @@ class HttpClient:
         )
         try:
             if 300 <= response.status_code < 400:
-                host = urlsplit(urljoin(url, response.headers.get("Location", ""))).netloc.rpartition("@")[2]
+                host = _find_host(url, response.headers.get("Location", ""))
                 text = f"HTTP status {response.status_code} to {host}: redirects are not followed"
                 raise RequestFailed(text)  # noqa: TRY301 - the connection is closed below
             if response.status_code in (429, 503):
@@ -223,14 +266,24 @@ class HttpClient:
 
     def hide(self, text: str) -> str:
         """A text without the credentials that it may repeat."""
-        for secret in (*self._secrets, self._credentials.sent):
-            if len(str(secret)) >= _SHORTEST_SECRET:
-                text = text.replace(str(secret), "***")
+        for secret in (*self._secrets, *self._credentials.sent):
+            for form in {secret, quote(secret, safe=""), quote_plus(secret)} - {""}:
+                # A short one may be a part of any word.
+                edges = ("", "") if len(form) >= _SHORTEST_SECRET else (r"(?<!\w)", r"(?!\w)")
+                text = re.sub(edges[0] + re.escape(form) + edges[1], "***", text)
         return text
 
     def close(self) -> None:
         """Release the connections."""
         self._session.close()
+
+
+def _find_host(url: str, location: str) -> str:
+    """The host that a redirect of ``url`` leads to, without credentials."""
+    try:
+        return urlsplit(urljoin(url, location)).netloc.rpartition("@")[2] or "no host"
+    except ValueError:
+        return "no valid address"
 
 
 class HttpWorker:

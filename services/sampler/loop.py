@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from schemas.config import Config
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from schemas.messages import Sample
 from services.common import failpoints
 from services.common.redaction import hide_passwords
@@ -54,6 +54,8 @@ class Sampler:
             sleep: waits for that many seconds.
             define_source: tells the source whose workloads to measure from the next window on.
         """
+        self.is_mine: Callable[[str], bool] = lambda _: True
+        """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
         self._measure = measure
@@ -66,7 +68,7 @@ class Sampler:
         self._define_source = define_source
         self._defined: tuple[Domain, ...] | None = None
         """The domains from the next window on, where they are others."""
-        self._take_up(config.domains)
+        self._take_up(without_templates(config.domains))
 
     def define(self, domains: tuple[Domain, ...]) -> None:
         """Sample these domains from the next window on; a window is never measured under two definitions."""
@@ -85,8 +87,9 @@ class Sampler:
             if gone.name not in names:
                 self._health.set_ok(f"domain {gone.name}")
                 self._failed.pop(f"domain {gone.name}", None)
-        critical = {one.key for domain in domains for one in domain.critical}
-        metrics.forget_workloads({one.key for domain in before for one in domain.critical} - critical)
+        critical = {domain.name_part(one.key) for domain in domains for one in domain.critical}
+        known_critical = {domain.name_part(one.key) for domain in before for one in domain.critical}
+        metrics.forget_workloads(known_critical - critical)
 
     async def run(self) -> None:
         """Sample until cancelled.
@@ -169,6 +172,9 @@ class Sampler:
         failpoints.point("sampler.measured")
         results = []
         for domain in self._domains:
+            if not self.is_mine(domain.name):
+                self._report(f"domain {domain.name}", None)
+                continue
             if measured is not None:
                 sample = build_sample(domain, signal, end, measured)
             else:
@@ -185,10 +191,11 @@ class Sampler:
             measures = {measure.workload: measure for measure in sample.critical}
             for critical in domain.critical:
                 measure = measures.get(critical.key)
-                metrics.observations.labels(critical.key).set(measure.observations if measure else 0)
+                name = domain.name_part(critical.key) if domain.on else critical.key
+                metrics.observations.labels(name).set(measure.observations if measure else 0)
                 for figure in ("jitter", "p95"):
                     value = getattr(measure, figure, None)
-                    metrics.latency.labels(critical.key, figure).set(math.nan if value is None else value)
+                    metrics.latency.labels(name, figure).set(math.nan if value is None else value)
             self._report(f"domain {domain.name}", blind)
             results.append((sample, blind is None or any(measure.lost for measure in sample.critical)))
         return results

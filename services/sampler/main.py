@@ -3,12 +3,13 @@
 import asyncio
 
 from schemas.config import Config
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from services.bus.bus import Bus
 from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health
 from services.runtime.service import service_command
 from services.sampler.loop import Outbox, Sampler
+from services.sampler.shifts import Shifts
 from services.sampler.source_factory import check_source, open_source
 from services.sampler.workloads import Workloads, metric_names
 
@@ -18,7 +19,7 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
     """Measure: publish one sample per domain and signal period."""
     signal, names = config.signal, metric_names(config.signal)
     outbox = Outbox(
-        (domain.name for domain in config.domains),
+        (domain.name for domain in without_templates(config.domains)),
         lambda sample: bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id),
         keep=signal.window // signal.period,
         timeout=signal.window.seconds,
@@ -27,6 +28,7 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
     def find_workloads(domains: tuple[Domain, ...]) -> Workloads:
         return Workloads.from_domains(names, domains)
 
+    shifts = Shifts(config.sharding, lambda: "bus" not in health.problems)
     with open_source(config) as source:
         sampler = Sampler(
             config,
@@ -35,6 +37,7 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
             health,
             define_source=lambda domains: source.define(find_workloads(domains)),
         )
+        sampler.is_mine = shifts.is_mine
         # Only without a label for a namespace may what is known keep another domain from being measured.
         check = None if names.namespace else find_workloads
         definitions = Follower(config.domains, health.set_note, check=check)
@@ -47,5 +50,6 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
         definitions.on_change(define)
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
+            group.create_task(shifts.run(bus))
             group.create_task(definitions.follow(bus))
             group.create_task(sampler.run())

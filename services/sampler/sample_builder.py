@@ -25,9 +25,14 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         end: end of the window, UTC ns.
         measured: all domains together.
     """
+    why_unknown = {
+        key: hide_passwords(why) for key, why in measured.throughput_missing.items() if key not in measured.throughput
+    }
+    name_of = domain.name_part if domain.on else str
     critical = []
     for one in domain.critical:
-        stats = measured.latency.get(one.key, LatencyStats(missing="not measured"))
+        name = name_of(one.key)
+        stats = measured.latency.get(name, LatencyStats(missing="not measured"))
         missing = None if stats.missing is None else hide_passwords(stats.missing)
         if missing is None and stats.bounds is not None:
             for figure, slo in (("P95", one.p95), ("jitter", one.jitter)):
@@ -41,22 +46,23 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
             p95=None if missing else stats.p95,
             observations=stats.observations,
             lost=stats.lost,
-            throughput=measured.throughput.get(one.key),
-            recent=measured.recent.get(one.key),
-            recent_p50=None if missing else measured.recent_p50.get(one.key),
+            throughput=measured.throughput.get(name),
+            recent=measured.recent.get(name),
+            recent_p50=None if missing else measured.recent_p50.get(name),
             missing=missing,
-            throughput_missing=_explain_throughput(one.key, measured),
+            throughput_missing=why_unknown.get(name),
         )
         critical.append(measure)
     targets = tuple(
         TargetMeasure(
             target=target.key,
-            throughput=measured.throughput.get(target.key),
-            recent=measured.recent.get(target.key),
-            pods=measured.pods.get(target.key),
-            throughput_missing=_explain_throughput(target.key, measured),
+            throughput=measured.throughput.get(name),
+            recent=measured.recent.get(name),
+            pods=measured.pods.get(name),
+            throughput_missing=why_unknown.get(name),
         )
         for target in domain.targets
+        for name in (name_of(target.key),)
     )
     return Sample(
         domain=domain.name,
@@ -67,11 +73,6 @@ def build_sample(domain: Domain, signal: Signal, end: int, measured: Measurement
         critical=tuple(critical),
         targets=targets,
     )
-
-
-def _explain_throughput(key: str, measured: Measurements) -> str | None:
-    why = measured.throughput_missing.get(key)
-    return None if why is None or key in measured.throughput else hide_passwords(why)
 
 
 def _suggest_unit(bounds: tuple[float, ...], slo: float) -> str:

@@ -37,7 +37,8 @@ class Measurements(Struct, frozen=True):
     start: int
     """Start of the measured window, UTC ns: later than requested while a source is still warming up."""
     latency: dict[str, LatencyStats]
-    """By critical workload, ``namespace/workload``; every configured one."""
+    """By critical workload, ``namespace/workload``, or the part that an instance looks at, see ``Domain.name_part``;
+    every configured one."""
     throughput: dict[str, int]
     """kbit/s sent, by workload, of those that are measured."""
     recent: dict[str, int] = {}

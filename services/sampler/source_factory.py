@@ -10,7 +10,7 @@ from services.sampler.source import Source
 from services.sampler.workloads import Workloads
 
 SOURCES = {
-    "prometheus": "services.sampler.prometheus.source:PrometheusSource",
+    "prometheus": "services.sampler.prometheus.by_place:PlacedPrometheusSource",
     "scrape": "services.sampler.scrape.source:ScrapeSource",
 }
 """Module and class by the name that ``signal.source`` takes."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Config, Signal
-from schemas.domain import Domain
+from schemas.domain import PER_NODE, Domain
 from schemas.workloads import SELECTOR
 
 _OWNERS = (
@@ -21,6 +21,8 @@ _OWNERS = (
 
 What a key calls by no kind, a Deployment or a critical workload of any, may be an owner in each way.
 """
+SENDER_NODE = "node"
+"""The label of the throughput counter for the node that the Pod is on, as the meter has it."""
 _LONGEST_POD, _RANDOM = 63, 5
 """Characters of a generated pod's name at most, and those of them that are random: what comes before is cut."""
 
@@ -46,11 +48,13 @@ class MetricNames(Struct, frozen=True):
     """The network interface whose bytes count, where a series names one; empty: all."""
     unit: float = 1.0
     """Seconds in the histogram's unit."""
+    node: str = ""
+    """Label of the node that the workload's Pod is on."""
 
     @property
     def are_plain(self) -> bool:
         """Whether none of the names needs quotation marks."""
-        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, *self.matchers)
+        names = (self.metric, self.lost, self.throughput, self.namespace, self.workload, self.node, *self.matchers)
         return all(is_plain(name) for name in names if name)
 
 
@@ -71,10 +75,10 @@ class Preset(Struct, frozen=True):
 
 PRESETS: dict[str, Preset] = {
     "hubble": Preset(
-        MetricNames("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total")
+        MetricNames("hubble_flow_latency_seconds", "namespace", "workload", lost="hubble_flow_lost_total", node="node")
     ),
     "netobserv": Preset(
-        MetricNames("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName"),
+        MetricNames("netobserv_workload_rtt_seconds", "SrcK8S_Namespace", "SrcK8S_OwnerName", node="SrcK8S_HostName"),
         hint="switch on the agent's feature FlowRTT and the metric workload_rtt_seconds",
         buckets=(0.005,),
     ),
@@ -108,17 +112,105 @@ def metric_names(signal: Signal) -> MetricNames:
         throughput=signal.throughput,
         namespace=signal.labels.get("namespace", names.namespace),
         workload=signal.labels.get("workload", names.workload),
+        node=signal.labels.get("node", names.node),
         matchers={**names.matchers, **signal.matchers},
         interface=signal.interface,
         unit={"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[signal.unit],
     )
 
 
+_AT = "@"
+"""In no name of the API."""
+
+
+class Parts:
+    """The parts of workloads that instances of a definition look at.
+
+    Such a workload is read node by node: as ``namespace/name@node``.  What a domain measures of it adds up the nodes
+    that the domain is about: one, those with a value of a label, or all.
+    """
+
+    def __init__(self, domains: Iterable[Domain] = ()) -> None:
+        """Take the instances among these domains; the others look at whole workloads."""
+        self._by_node: dict[str, list[str]] = {}
+        """By a workload's part on a node, the names of all that it counts for."""
+        whole, split = set[str](), set[str]()
+        for domain in domains:
+            if domain.places is None:
+                whole.update(domain.workloads)
+                continue
+            split.update(domain.workloads)
+            for key in domain.workloads:
+                for node in domain.places:
+                    self._by_node.setdefault(f"{key}{_AT}{node}", []).append(domain.name_part(key))
+        self.split = frozenset(split)
+        """The workloads that are read node by node."""
+        self._whole = whole & split
+
+    def find(self, key: str, node: str) -> str:
+        """What a series of a workload on a node is read as; the node is empty where a series names none."""
+        return f"{key}{_AT}{node}" if key in self.split else key
+
+    def expand(self, part: str) -> tuple[str, ...]:
+        """The names of all that a part counts for."""
+        key, at, _ = part.partition(_AT)
+        if not at:
+            return (part,)
+        return (*self._by_node.get(part, ()), *([key] if key in self._whole else []))
+
+    def expand_all(self, parts: Iterable[str]) -> set[str]:
+        """The names of all that some parts count for."""
+        return {name for part in parts for name in self.expand(part)}
+
+    def expand_reasons(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        """Reasons about parts, by the names of what they count for."""
+        return {name: why for part, why in reasons.items() for name in self.expand(part)}
+
+
+NO_PARTS = Parts()
+
+
+class PlacedParts(Parts):
+    """Parts that a backend adds up itself: those on single nodes, or all with a value of a label together."""
+
+    def __init__(self, nodes: tuple[str, ...], place: str = "") -> None:
+        """Take the nodes, and the place that they are together; without one, each is its own."""
+        super().__init__()
+        self.nodes = nodes
+        self.are_single = not place
+        self._place = place
+
+    def find(self, key: str, node: str) -> str:
+        """What a series of a workload is read as; it names its node where each is its own place."""
+        return f"{key}{_AT}{self._place or node}"
+
+
+def explain_absence(metric: str, name: str, label: str, present: Iterable[str]) -> str:
+    """Why a page measures nothing of a workload, or of a part of it.
+
+    Args:
+        metric: the latency histogram.
+        name: of what is measured.
+        label: the histogram's label for a node; empty: it has none.
+        present: what the pages have, as it was read.
+    """
+    key, at, place = name.partition(_AT)
+    if not at:
+        return f"not measured: the page has no series of {metric} for it"
+    if not label:
+        return f"not measured: {metric} has no label for a node: set signal.labels.node"
+    if f"{key}{_AT}" in present:
+        return f"not measured: its series of {metric} have no label {label}: the exporter is older, or not told yet"
+    return f"not measured: the page has no series of {metric} for it on {place}"
+
+
 class Workloads:
     """The configured workloads, found by the labels of a series."""
 
-    def __init__(self, names: MetricNames, critical: Iterable[str], targets: Iterable[str]) -> None:
-        """Take the workloads as ``namespace/name``.
+    def __init__(
+        self, names: MetricNames, critical: Iterable[str], targets: Iterable[str], parts: Parts = NO_PARTS
+    ) -> None:
+        """Take the workloads as ``namespace/name``, and the parts of them that instances look at.
 
         Raises:
             ValueError: a label that is needed has no name, or the histogram has no namespace label and two
@@ -129,8 +221,12 @@ class Workloads:
         if "" in names.matchers:
             raise ValueError("signal.matchers: a label without a name")
         self.names = names
+        self.parts = parts
+        self._domains: tuple[Domain, ...] = ()
         self.critical = tuple(dict.fromkeys(critical))
         self.senders = tuple(dict.fromkeys([*self.critical, *targets]))
+        self.measured_critical, self.measured_senders = self.critical, self.senders
+        """The names of all that is measured of them: whole workloads, and parts."""
         self._critical: dict[tuple[str, str], str] = {}
         for key in self.critical:
             namespace, _, name = key.partition("/")
@@ -150,7 +246,7 @@ class Workloads:
 
     @classmethod
     def from_config(cls, config: Config) -> "Workloads":
-        """All workloads of all domains.
+        """All workloads of all domains; those of definitions that stand for instances as a whole.
 
         Raises:
             ValueError: series could not be distinguished; see the constructor.
@@ -165,11 +261,37 @@ class Workloads:
             ValueError: series could not be distinguished; see the constructor.
         """
         domains = tuple(domains)
-        return cls(
+        return cls._build(names, domains, Parts(domains))
+
+    @classmethod
+    def _build(cls, names: MetricNames, domains: tuple[Domain, ...], parts: Parts) -> "Workloads":
+        workloads = cls(
             names,
             (critical.key for domain in domains for critical in domain.critical),
             (target.key for domain in domains for target in domain.targets),
+            parts,
         )
+        workloads._domains = domains
+        named = [(domain, critical.key) for domain in domains for critical in domain.critical]
+        workloads.measured_critical = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+        named += [(domain, target.key) for domain in domains for target in domain.targets]
+        workloads.measured_senders = tuple(dict.fromkeys(domain.name_part(key) for domain, key in named))
+        return workloads
+
+    def split_by_place(self) -> dict[str, "Workloads"]:
+        """The workloads of one backend's queries each: those wherever they are, on single nodes, and by each label."""
+        if not self.parts.split:
+            return {"": self}
+        groups: dict[str, list[Domain]] = {}
+        for domain in self._domains:
+            place = "" if domain.places is None else _AT if domain.per == PER_NODE else domain.place_key
+            groups.setdefault(place, []).append(domain)
+        found = {}
+        for place, some in groups.items():
+            nodes = tuple(sorted({node for domain in some for node in domain.places or ()}))
+            parts = PlacedParts(nodes, "" if place == _AT else place) if place else NO_PARTS
+            found[place] = self._build(self.names, tuple(some), parts)
+        return found
 
     def has_matchers(self, labels: Mapping[str, str]) -> bool:
         """Whether a series of the histogram or of the loss counter carries the configured matchers."""
@@ -180,6 +302,16 @@ class Workloads:
         names = self.names
         namespace = labels.get(names.namespace, "") if names.namespace else ""
         return self._critical.get((namespace, labels.get(names.workload, "")))
+
+    def find_critical_part(self, labels: Mapping[str, str]) -> str | None:
+        """The same, or the part of it on the series' node where it is read node by node."""
+        key = self.find_critical(labels)
+        return None if key is None else self.parts.find(key, labels.get(self.names.node, ""))
+
+    def find_sender_part(self, labels: Mapping[str, str]) -> str | None:
+        """The workload of a series of the throughput counter, or the part of it on the series' node."""
+        key = self.find_sender(labels)
+        return None if key is None else self.parts.find(key, labels.get(SENDER_NODE, ""))
 
     def find_sender(self, labels: Mapping[str, str]) -> str | None:
         """The workload of a series of the throughput counter.

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping
 
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage, Message, Sample
-from services.tools.common.formatting import RULES, decode_message, describe_outcome, format_rate, short_name
+from services.tools.common.formatting import (
+    RULES,
+    decode_message,
+    describe_outcome,
+    format_change,
+    format_pair,
+    format_rate,
+    short_name,
+)
 from services.tools.common.recording import RecordedMessage
 from services.tools.report.downsampling import Curve
 from services.tools.report.incidents import Incident
@@ -141,8 +149,9 @@ def mark_decision(decision: Decision) -> Iterator[LimitMark]:
             kind = "cut" if one.rule == "cut" else "no-data"
         elif decision.fault is not None:
             kind = "fault"
-        shield = "" if one.rule == "none" else f" Shield: {RULES[one.rule]}, {format_rate(one.proposal)} asked."
-        move = f"{short_name(one.target)} {format_rate(one.was)} → {format_rate(one.limit)}"
+        asked = format_pair(one.limit, one.proposal)[1]
+        shield = "" if one.rule == "none" else f" Shield: {RULES[one.rule]}, {asked} asked."
+        move = f"{short_name(one.target)} {format_change(one.was, one.limit).replace('->', '→')}"
         fault = f" Fault: {decision.fault}." if decision.fault else ""
         text = f"{move}. {decision.reason}.{shield}{fault}"
         yield LimitMark(decision.end // 10**6, kind, decision.id, one.target, one.limit, text)

@@ -26,7 +26,7 @@ from services.ui.guard import HEADERS, build_guard
 from services.ui.history import HistoryBuilder
 from services.ui.overview import BusOverview
 from services.ui.queries import ActionsQuery, EventsQuery, HistoryQuery, NoQuery, OverviewQuery, StoryQuery, UploadQuery
-from services.ui.sources import LiveSource, NotThere, Recordings, RecordingSource, Unreachable, UploadTooLarge
+from services.ui.sources import LARGEST, LiveSource, NotThere, Recordings, RecordingSource, Unreachable, UploadTooLarge
 from services.ui.views import (
     Actions,
     DomainHistory,
@@ -48,9 +48,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _RECENT_NS = 300 * 10**9
-_LONGEST_NS = 24 * 3600 * 10**9
-_AT_NS = 15 * 10**9
-"""How far back a past overview of the bus looks for each domain's last messages."""
+_LONGEST_NS = 48 * 3600 * 10**9
+"""The page shows a day, and loads what lies around it."""
 _LARGEST_JSON = 256 * 1024
 _KEEP_ALIVE_S = 10.0
 _AT_ONCE = 2
@@ -111,7 +110,7 @@ class UiServer:
         """List the bus and the recordings."""
         found: list[SourceView] = [] if self._live is None else [await self._live.describe()]
         found += [await one.describe() for one in self._recordings.sources.values()]
-        return Sources(found, self._recordings.uploads, self._build)
+        return Sources(found, uploads=self._recordings.uploads, largest=LARGEST, build=self._build)
 
     async def show_overview(self, query: OverviewQuery) -> Overview:
         """Show all domains, now or at a time."""
@@ -123,14 +122,11 @@ class UiServer:
             domains = self._broadcaster.overview.build_views(now)
             return Overview(view, now / 1e6, domains, source.failure, dict(Counter(one.state for one in domains)))
         at = int((query.at if query.at is not None else view.end or 0) * 1e6)
-        # A recording also tells who paused a target an hour ago.
-        since = at - _AT_NS if isinstance(source, LiveSource) else None
-        overview = BusOverview(source.domains)
-        async with self._reads, aclosing(source.read(MessageRange(since=since, until=at))) as lines:
+        overview = BusOverview(source.list_domains(at))
+        async with self._reads, aclosing(source.read_summary(at)) as lines:
             async for line in lines:
-                if line.kind == "action" or line.time > at - 8 * _AT_NS:
-                    with suppress(InvalidMessage):
-                        overview.add(decode_message(line), line.time)
+                with suppress(InvalidMessage):
+                    overview.add(decode_message(line), line.time)
         domains = overview.build_views(at)
         return Overview(view, at / 1e6, domains, None, dict(Counter(one.state for one in domains)))
 
@@ -138,7 +134,7 @@ class UiServer:
         """Show one domain over a stretch of time: the last five minutes, or all of a recording, without a range."""
         source = self._find_source(query.source)
         begin, end = self._resolve_range(source, query.since, query.until)
-        domain = next((one for one in source.domains if one.name == query.domain), None)
+        domain = next((one for one in source.list_domains(end) if one.name == query.domain), None)
         builder = HistoryBuilder(query.domain, domain, source.period)
         async with (
             self._reads,
@@ -153,7 +149,7 @@ class UiServer:
     def _resolve_range(
         self, source: LiveSource | RecordingSource, since: float | None, until: float | None
     ) -> tuple[int, int]:
-        """Resolve a range to UTC ns: at most a day of the bus, or all of a recording."""
+        """Resolve a range to UTC ns: at most two days of the bus, or all of a recording."""
         if isinstance(source, RecordingSource):
             begin = source.begin if since is None else int(since * 1e6)
             return begin, source.end if until is None else int(until * 1e6)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, InvalidMessage
 from services.tools.common.bus_reader import MessageRange
-from services.tools.common.formatting import decode_message, describe_message, format_rate, short_name
+from services.tools.common.formatting import decode_message, describe_message, format_change, short_name
 from services.tools.common.recording import RecordedMessage
 from services.tools.common.time_options import format_time
 from services.tools.explain.command import DecisionTrace, describe_trace
@@ -78,33 +78,39 @@ async def build_story(source: PageSource, query: StoryQuery) -> Story:
         end = (await source.describe()).end
         since = None if end is None else int(end * 1e6) - _RECENT_NS
     builder = _StoryBuilder(DecisionTrace(wanted), action)
-    async with aclosing(source.read(MessageRange(("sample", "decision", "action"), since, until, (domain,)))) as lines:
+    kinds = ("sample", "definition", "decision", "action")
+    scope = MessageRange(kinds, since, until, (domain,), with_past_definitions=True)
+    async with aclosing(source.read(scope)) as lines:
         async for line in lines:
             builder.add(line)
-    settings = next((one for one in source.domains if one.name == domain), None)
     if builder.trace.decision is not None:
-        return describe_decision(builder, settings)
+        decision, line = builder.trace.decision
+        return describe_decision(
+            builder, next((one for one in source.list_domains(line.time) if one.name == decision.domain), None)
+        )
     if action is not None and action in builder.lines:
         return describe_action(builder.lines[action])
     raise NotThere(f"there is no message {query.id!r} here, or none of its limits moved")
 
 
 def describe_decision(builder: _StoryBuilder, domain: Domain | None) -> Story:
-    """Describe a decision: in words, and by its messages."""
+    """Describe a decision: in words, and by its messages; ``domain`` is configured, if no definition is known."""
     assert builder.trace.decision is not None
     decision, line = builder.trace.decision
+    domain = builder.trace.definitions.get(decision.definition, domain)
+    is_missing = decision.definition > 0 and decision.definition not in builder.trace.definitions
     links = []
     if builder.trace.sample is not None:
         sample, stored = builder.trace.sample
         words = describe_message(sample, {domain.name: domain} if domain else {})
         links.append(_link(stored, sample.id, words))
-    moves = (f"{short_name(one.target)} {format_rate(one.was)} → {format_rate(one.limit)}" for one in decision.targets)
-    links.append(_link(line, decision.id, ", ".join(moves)))
+    moves = ", ".join(f"{short_name(one.target)} {format_change(one.was, one.limit)}" for one in decision.targets)
+    links.append(_link(line, decision.id, moves.replace("->", "→")))
     links += [_link(one, name, describe_message(decode_message(one), {})) for name, one in builder.lines.items()]
     return Story(
         domain=decision.domain,
         title=f"Decision at {format_time(decision.end)[11:]}",
-        lines=list(describe_trace(builder.trace, domain)),
+        lines=list(describe_trace(builder.trace, domain, lacks_definition=is_missing)),
         links=links,
         decision=decision.id,
         previous=builder.previous,

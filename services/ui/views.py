@@ -264,6 +264,8 @@ class PolicyView(ApiView, frozen=True):
     version: str
     parameters: dict[str, Any]
     """With their defaults."""
+    meanings: dict[str, str] = {}
+    """What each parameter is for."""
 
 
 class Policies(ApiView, frozen=True):
@@ -278,6 +280,8 @@ class Sources(ApiView, frozen=True):
     sources: list[SourceView]
     uploads: bool
     """Whether a recording may be sent."""
+    largest: int
+    """Bytes of a recording that may be sent."""
     build: str
     """Version of Sluice."""
 

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from schemas.domain import Critical, Domain
 from schemas.messages import Decision, Sample
+from schemas.reference import describe
 from schemas.units import Duration
 from services.control import POLICIES
 from services.tools.common.bus_reader import MessageRange
@@ -44,7 +45,8 @@ def list_policies() -> Policies:
     found = []
     for name, kind in sorted(POLICIES.items()):
         parameters = msgspec.to_builtins(kind.parameters_type(), enc_hook=str)
-        found.append(PolicyView(name, kind.version, parameters))
+        meanings = {field.name: field.meaning for field in describe(kind.parameters_type)}
+        found.append(PolicyView(name, kind.version, parameters, meanings))
     return Policies(found)
 
 
@@ -104,7 +106,7 @@ async def replay(source: PageSource, asked: WhatIf, begin: int, end: int) -> Wha
         TooLong: the range has more than 200,000 samples.
         ValueError: what is asked for cannot be.
     """
-    known = next((one for one in source.domains if one.name == asked.domain), None)
+    known = next((one for one in source.list_domains(end) if one.name == asked.domain), None)
     if known is None:
         raise NotThere(f"the configuration of domain {asked.domain!r} is not known: a replay needs it")
     domain, began = change_domain(known, asked), time.monotonic()

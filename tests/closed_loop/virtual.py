@@ -200,7 +200,9 @@ class Actuator:
             raise Unavailable("connection refused")
         return next(one for one in self._cluster.objects.values() if type(one) is kind and one.metadata.name == name)
 
-    async def patch_in_turn(self, obj: Any, build: Callable[[], list[dict[str, Any]] | None]) -> Any:
+    async def patch_in_turn(
+        self, obj: Any, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
+    ) -> Any:
         """Patch an object."""
         operations = build()
         if operations is None:

@@ -27,6 +27,8 @@ class Measures(Struct, frozen=True):
     modules: int
     classes: int
     one_caller: list[Function]
+    one_reference: list[Function]
+    """Those, and callbacks."""
     participles: list[Function]
     shared_classes: dict[str, list[str]]
     folders: dict[str, int]
@@ -35,16 +37,25 @@ class Measures(Struct, frozen=True):
     path: AbstractSet[tuple[str, str]] | None
     """Functions that run from a measurement to its patch, by file and qualified name; None: not traced."""
 
+    @property
+    def inside_of_policy(self) -> AbstractSet[tuple[str, str]]:
+        """The part of the path that ``propose`` of the policy leads to."""
+        of_policies = {step for step in self.path or () if step[0].startswith("services/control/policies/")}
+        return {step for step in of_policies if not step[0].endswith("/policy.py") or not step[1].endswith(".propose")}
+
     def figures(self) -> dict[str, float]:
         """Every measure by name."""
         figures: dict[str, float] = {
             "private functions with one caller": len(self.one_caller) / self.functions,
+            "private functions with one reference": len(self.one_reference) / self.functions,
             "functions named by a participle": len(self.participles) / self.functions,
             "class names in several modules": len(self.shared_classes),
         }
         if self.path is not None:
-            figures["functions from a measurement to its patch"] = len(self.path)
-            figures["files from a measurement to its patch"] = len({file for file, _ in self.path})
+            inside = self.inside_of_policy
+            figures["functions from a measurement to its patch"] = len(self.path - inside)
+            figures["files from a measurement to its patch"] = len({file for file, _ in self.path - inside})
+            figures["functions inside of the policy"] = len(inside)
         return figures | {
             f"folders with more than {source.MOST_MODULES} modules": len(self.folders),
             f"functions over {source.MOST_FUNCTION_LINES} lines": len(self.long_functions),
@@ -56,6 +67,7 @@ class Measures(Struct, frozen=True):
         """For measures that are shares or parts of a whole: the part and the whole."""
         return {
             "private functions with one caller": f"{len(self.one_caller)} of {self.functions:,}",
+            "private functions with one reference": f"{len(self.one_reference)} of {self.functions:,}, with callbacks",
             "functions named by a participle": f"{len(self.participles)} of {self.functions:,}",
             "class names in several modules": f"of {self.classes}",
             "lines of product code": f"in {self.modules} modules",
@@ -84,6 +96,7 @@ def measure(path: AbstractSet[tuple[str, str]] | None = None) -> Measures:
         modules=len(modules),
         classes=len({name for module in modules for name in module.classes}),
         one_caller=source.functions_with_one_caller(modules),
+        one_reference=source.functions_with_one_reference(modules),
         participles=source.functions_named_by_participle(modules),
         shared_classes=source.classes_in_several_modules(modules),
         folders=source.large_folders(modules),

@@ -3,24 +3,23 @@
 Sampler, decision and actuator run as processes on a real nats-server and the Kubernetes emulator, each
 under ``traced_service``.  The capacity of the bottleneck changes, so that limits keep moving.
 
-Counted is a function of the product that runs code of its own in at least a quarter of the windows: in sampler
-and decision from the end of the window until the decision was published, in the actuator from then until the
-patches were acknowledged.  Not counted, because nobody who follows the path has to read them as steps of it:
+A pass is the way of one sample: in sampler and decision from the end of its window until its decision was published,
+in the actuator from then until the API server acknowledged the last patch.  Counted is a function of the product that
+runs code of its own in at least half of the passes, in one of the tasks that the patch waits for (``_PATH``).  Hence
+start-up, retries, watches, reports and heartbeats do not count, however long a busy machine draws a pass out.  Neither
+do, because nobody who follows the path has to read them as steps of it:
 
-- start-up: coroutines that only wait for the ones that they started, and the first rounds;
-- properties, which read like fields, and dunder methods;
-- tasks beside the path: the watches of workloads and of Pods, which show the patches of earlier windows as well as
-  other clients', and on which no patch waits;
+- properties, which read like fields, dunder methods, lambdas and comprehensions;
+- health and metrics, and what third-party packages do;
+- the inside of the policy, which can be exchanged: of it, ``propose`` counts.  Its inside is counted by itself;
 - the simulated plant and the emulator, which stand in for the cluster.
-
-The count varies by a few functions from run to run.
 """
 
 import asyncio
 import math
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
@@ -39,8 +38,18 @@ from tests.codebase.source import read_modules
 ROUNDS = 16
 _WARM_UP_ROUNDS = 4
 _MOST_S = 120
-_BESIDE = frozenset({"watch_for_ever", "Informer._watch_objects"})
-"""Tasks, by their coroutines, that run beside the path; the trace fails where one of them no longer exists."""
+_PATH = {
+    "sampler": {"Sampler.run", "Scraper.scrape", "-", "Outbox._drain", "Subscription._wait_for_msgs"},
+    "decision": {"service_command.<locals>.work_on_bus", "DecisionService._drain", "Subscription._wait_for_msgs"},
+    "actuator": {
+        *("Subscription._wait_for_msgs", "act", "TargetSet._start.<locals>.work_in_turn", "_send_one_kind", "_patch")
+    },
+}
+"""By service, the tasks that a patch waits for, by their coroutines; ``-`` are the threads of the HTTP client.
+The trace fails where one of them no longer exists."""
+_NO_STEPS = ("services/runtime/", "services/plant/")
+Step = tuple[str, str]
+"""A function, by file and qualified name."""
 _MS, _S = 10**6, 10**9
 _TARGET = Target(deployment="upload", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
 _DOMAIN = Domain("line", (Critical("robot"),), (_TARGET,))
@@ -77,8 +86,8 @@ class _Plant:
             return Counters({"default/robot": histogram}, {"default/robot": critical} | sent)
 
 
-async def trace() -> set[tuple[str, str]]:
-    """Functions, each by file and qualified name, that run from each steady sampling to its patch.
+async def trace() -> set[Step]:
+    """Functions that run from each steady sampling to its patch, the inside of the policy among them.
 
     Raises:
         TimeoutError: there were too few patches.
@@ -98,7 +107,7 @@ async def trace() -> set[tuple[str, str]]:
             await processes.start(name, *command)
         spans = await _watch_patches(config, plant)
         await processes.stop()
-        return _select_frequent(spans, calls)
+        return _select_steps(spans, calls)
 
 
 async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int, int]]:
@@ -117,24 +126,20 @@ async def _watch_patches(config: Config, plant: _Plant) -> list[tuple[int, int, 
     raise AssertionError("the bus is read for ever")
 
 
-def _select_frequent(spans: list[tuple[int, int, int]], files: dict[str, Path]) -> set[tuple[str, str]]:
-    rounds: list[set[tuple[str, str]]] = [set() for _ in spans]
-    tasks: set[str] = set()
-    for service, path in files.items():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            when, file, function, task = line.split(" ")
-            tasks.add(task)
-            if task in _BESIDE or file.startswith("services/plant/") or function.endswith((">", "__")):
-                continue
-            for (sampled, decided, applied), called in zip(spans, rounds, strict=True):
-                begin, end = (decided, applied) if service == "actuator" else (sampled, decided)
-                if begin <= int(when) <= end:
-                    called.add((file, function))
-    assert tasks >= _BESIDE, "a task beside the path has another name by now"
-    counts = Counter(function for called in rounds for function in called)
+def _select_steps(passes: list[tuple[int, int, int]], files: dict[str, Path]) -> set[Step]:
+    counts: defaultdict[Step, set[int]] = defaultdict(set)
     properties = {(one.file, one.name) for module in read_modules() for one in module.functions if one.is_property}
-    return {
-        (file, function)
-        for (file, function), count in counts.items()
-        if 4 * count >= len(spans) and (file, function.rpartition(".")[2]) not in properties
-    }
+    for service, path in files.items():
+        tasks = set()
+        for line in path.read_text(encoding="utf-8").splitlines():
+            file, function, task, *times = line.split(" ")
+            tasks.add(task)
+            is_step = not (file.startswith(_NO_STEPS) or file.endswith("/metrics.py") or function.endswith((">", "__")))
+            if task not in _PATH[service] or not is_step or (file, function.rpartition(".")[2]) in properties:
+                continue
+            for number, (sampled, decided, applied) in enumerate(passes):
+                begin, end = (decided, applied) if service == "actuator" else (sampled, decided)
+                if any(begin <= int(when) <= end for when in times):
+                    counts[file, function].add(number)
+        assert tasks >= _PATH[service], f"{service}: a task of the path has another name by now"
+    return {step for step, those in counts.items() if 2 * len(those) >= len(passes)}

@@ -30,6 +30,9 @@ PRIVATE_WORDS = frozenset({"duty", "hand", "means", "said", "tell", "teller", "t
 """Words that no name is made of: the field says reconcile, notify, report, publish, lease, observed, desired."""
 
 
+_STARTS_TASK = ("create_task", "run")
+
+
 class Function(Struct, frozen=True):
     """A function or method, and where it is defined."""
 
@@ -53,6 +56,8 @@ class Module(Struct, frozen=True):
     """Without leading underscores."""
     references: Counter[str]
     """How often each name occurs in an expression, as a name or as an attribute."""
+    calls: Counter[str]
+    """How often each name is called, but for coroutines of tasks."""
     names: frozenset[str]
     """All names in it: of functions, classes, parameters, variables and attributes."""
 
@@ -65,7 +70,7 @@ def read_modules(root: Path = ROOT) -> list[Module]:
 
 def _read_module(path: Path, root: Path) -> Module:
     text, file = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
-    functions, classes, references, parameters = [], [], Counter[str](), set()
+    functions, classes, references, calls, parameters = [], [], Counter[str](), Counter[str](), set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -79,11 +84,29 @@ def _read_module(path: Path, root: Path) -> Module:
             references[node.attr] += 1
         elif isinstance(node, ast.arg):
             parameters.add(node.arg)
+        elif isinstance(node, ast.Call):
+            calls[_called(node)] += 1
+            if _called(node) in _STARTS_TASK:
+                calls.subtract(_called(one) for one in node.args if isinstance(one, ast.Call))
     names = frozenset({one.name for one in functions} | set(classes) | set(references) | parameters)
-    return Module(file, len(text.splitlines()), tuple(functions), tuple(classes), references, names)
+    return Module(file, len(text.splitlines()), tuple(functions), tuple(classes), references, calls, names)
+
+
+def _called(call: ast.Call) -> str:
+    """The name of what is called; empty where it has none."""
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
 
 
 def functions_with_one_caller(modules: Sequence[Module]) -> list[Function]:
+    """Private functions and methods whose name is referred to exactly once in their module, by a call.
+
+    A function that is only passed on, such as a callback, the target of a thread or the coroutine of a task, has no
+    caller that it could be a part of.  ``functions_with_one_reference`` counts it, too.
+    """
+    return [one for module in modules for one in functions_with_one_reference([module]) if module.calls[one.name] == 1]
+
+
+def functions_with_one_reference(modules: Sequence[Module]) -> list[Function]:
     """Private functions and methods whose name is referred to exactly once in their module."""
     return [
         one

@@ -1,7 +1,8 @@
 """Runs a service and records the product code that runs: ``python -m tests.codebase.traced_service CALLS …``.
 
-The first argument names a file.  When the service ends, the calls are written to it as ``TIME FILE FUNCTION TASK``,
-with times in UTC ns and the task by the coroutine that it runs.  The other arguments are those of ``sluice``.
+The first argument names a file.  When the service ends, it gets a line ``FILE FUNCTION TASK TIME ...`` per function
+and task, with the times of all calls in UTC ns, and the task by the coroutine that it runs.  The other arguments are
+those of ``sluice``.
 """
 
 import dis
@@ -10,6 +11,7 @@ import inspect
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -43,7 +45,8 @@ class Recorder:
 
     def __init__(self, prefixes: tuple[str, ...] = _PREFIXES) -> None:
         """Keep calls of code in files that begin with one of ``prefixes``."""
-        self.calls: list[tuple[int, CodeType, str]] = []
+        self.calls: defaultdict[tuple[CodeType, str], list[int]] = defaultdict(list)
+        """When each function was called in each task."""
         self._prefixes = prefixes
         self._local = threading.local()
 
@@ -68,16 +71,16 @@ class Recorder:
                 stack[-1].forwards = has_yielded
             only_forwards = entry.is_resumed and entry.calls == 1 and entry.forwards and has_yielded
             if code.co_filename.startswith(self._prefixes) and not only_forwards:
-                self.calls.append((entry.began, code, entry.task))
+                self.calls[code, entry.task].append(entry.began)
         elif event == "c_call" and stack:
             stack[-1].calls += 1
 
     def write(self, path: Path) -> None:
         """Write what was recorded."""
         with path.open("w", encoding="utf-8") as file:
-            for when, code, task in self.calls:
+            for (code, task), times in self.calls.items():
                 name = Path(code.co_filename).relative_to(ROOT).as_posix()
-                file.write(f"{when} {name} {code.co_qualname} {task}\n")
+                file.write(f"{name} {code.co_qualname} {task} {' '.join(map(str, times))}\n")
 
 
 @functools.cache

@@ -276,7 +276,7 @@ def test_it_is_about_the_actuator_and_its_two_keys(
     overlay_objects: dict[tuple[str, str], dict[str, Any]], policy: dict[str, Any]
 ) -> None:
     """It matches the Deployment's ServiceAccount and the code's keys; requests by other accounts pass."""
-    actuator = overlay_objects["Deployment", "sluice-actuator"]
+    actuator = overlay_objects["StatefulSet", "sluice-actuator"]  # components/shards numbers it
     account = f"{actuator['metadata']['namespace']}:{actuator['spec']['template']['spec']['serviceAccountName']}"
     (condition,) = policy["matchConditions"]
     for name, matches in ((account, True), ("sluice:sluice-sampler", False)):
@@ -319,12 +319,15 @@ def test_all_components_go_together(overlay_objects: dict[tuple[str, str], dict[
         "admission",
         "dashboards",
         "ha",
+        "keda",
         "meter-endpoints",
         "meter-kubelet",
+        "per-label",
         "prometheus-operator",
         "resource-rules",
         "rollouts",
         "selectors",
+        "shards",
         "tls",
         "ui",
         "volatile-bus",

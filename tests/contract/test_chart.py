@@ -80,6 +80,8 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("admission", "admission.enabled=true"),
         ("dashboards", "monitoring.dashboards.enabled=true"),
         ("ha", "ha.enabled=true"),
+        ("shards", "ha.shards=true"),
+        ("keda", "ha.keda=true"),
         ("ui", "ui.enabled=true"),
         ("meter-endpoints", "meter.endpoints=true"),
         ("meter-kubelet", "meter.kubelet=true"),
@@ -87,6 +89,7 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
         ("workloads", "rights.workloads=true"),
         ("rollouts", "rights.rollouts=true"),
         ("selectors", "rights.selectors=true"),
+        ("per-label", "rights.nodes=true"),
         ("prometheus-operator", "monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true"),
     ],
 )

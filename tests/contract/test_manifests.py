@@ -71,7 +71,7 @@ def test_no_image_is_unpinned_and_no_pod_is_privileged() -> None:
 def test_policies_stay_below_layer_seven() -> None:
     """An L7 rule at egress would disable the bandwidth limit of the pods that it selects."""
     policies = [one for one in objects() if one["kind"] == "CiliumNetworkPolicy"]
-    assert len(policies) == 2
+    assert len(policies) == 3
     text = json.dumps(policies)
     assert not [word for word in ('"rules"', '"toFQDNs"', '"bandwidth"', '"http"', '"l7"') if word in text]
 

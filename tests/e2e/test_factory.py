@@ -97,6 +97,28 @@ def test_learned_on_a_real_prometheus_beside_priority_bands(tmp_path: Path) -> N
     assert min(row["sent"] for row in result["passive"]) > 0
 
 
+@pytest.mark.realtime
+def test_after_an_outage_no_limit_leaps(tmp_path: Path) -> None:
+    """With the bus away for 12 s, no more seconds are bad afterwards than without: what piled up is not made up for."""
+    result = _play(
+        tmp_path,
+        *("--runs", "scrape", "--outage", "bus", "--policy", "learned", "--against", "learned"),
+        *("--scenario", "steady", "--seconds", "32"),
+    )
+    without, disturbed = result["outage"]["learned, scrape"], result["outage"]["learned, scrape, bus away"]
+    # One more is noise of real packets; the leap of an open loop breaks five windows.
+    assert disturbed["bad_after"] <= without["bad"] + 1
+    assert result["runs"]["learned, scrape, bus away"]["restarts"] == 0
+
+
+def test_an_outage_needs_time(tmp_path: Path) -> None:
+    """A scenario that ends before the outage does is refused at once, with the time that it needs."""
+    with _factory("--outage", "api", "--seconds", "20", "--scenario", "steady") as process:
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert "--outage api needs a scenario of at least 67 s" in output
+
+
 def inside(pid: int) -> set[Path]:
     """All descendants of a process, which end with it."""
     found: set[Path] = set()

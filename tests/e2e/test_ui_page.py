@@ -5,34 +5,21 @@ One browser serves all tests of a module's part: each begins at an address of it
 
 import asyncio
 import json
-import shutil
-import subprocess
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
-from msgspec import structs
 
-from schemas.config import Config
-from schemas.domain import Critical
 from services.ui.openapi import PREFIX
-from tests.support.browser import Page, open_page
+from tests.support.browser import Page, find_mark, go, open_page, press, read_text, wait_for
 from tests.support.bus_stream import config, record, stream
 from tests.support.decision_services import join
 from tests.support.nats_server import NatsServer
-from tests.support.ui_server import let_connections_close, publish, recent_stream, serve_page
-from tests.support.waiting import PATIENCE_S
+from tests.support.path_proxy import behind
+from tests.support.ui_names import HOSTILE, rename
+from tests.support.ui_server import publish, recent_stream, serve_page
 
 pytestmark = pytest.mark.browser
-AXE = Path(__file__).parent / "axe"
 COUNT = 120
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\u202eevil\u2066"
-LONG = "x" * 253
 
 
 @pytest.fixture(scope="module")
@@ -40,89 +27,6 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two domains, with actions."""
     of = config(2, "learned")
     return record(tmp_path_factory.mktemp("ui") / "run.rec", of, stream(of, COUNT, actions=True))
-
-
-async def wait_for(page: Page, script: str, what: str = "") -> Any:
-    """Wait until a script's value is true, and return it."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := await page.value(f"(one => one instanceof Node ? true : one)({script})")):
-        assert time.monotonic() < deadline, (
-            what or script,
-            page.complaints,
-            await page.value("document.body.innerText"),
-        )
-        await asyncio.sleep(0.05)
-    return found
-
-
-async def go(page: Page, hash_: str) -> None:
-    """Go to a view."""
-    await page.value(f"location.hash = {json.dumps(hash_)}")
-
-
-async def text(page: Page, selector: str = "body") -> str:
-    """What a reader sees."""
-    return str(await page.value(f"document.querySelector({json.dumps(selector)}).innerText"))
-
-
-async def press(page: Page, key: str) -> None:
-    """Press a key of the real keyboard."""
-    codes = {"ArrowLeft": 37, "Enter": 13, "Escape": 27}
-    extra: dict[str, Any] = {"text": "\r"} if key == "Enter" else {}
-    for kind in ("keyDown", "keyUp"):
-        await page.ask(
-            "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **extra
-        )
-
-
-async def find_mark(page: Page) -> dict[str, float]:
-    """Scroll to the plot of limits, press a key for its last mark, and find where that is in the window."""
-    await wait_for(page, "document.querySelectorAll('main tbody tr').length > 2", "no decision is listed")
-    await page.value("document.querySelectorAll('main canvas')[2].scrollIntoView({block: 'center'})")
-    await page.value("document.querySelectorAll('main canvas')[2].focus()")
-    await press(page, "ArrowLeft")
-    await wait_for(page, "!document.getElementById('tip').hidden", "the key shows no mark")
-    found: dict[str, float] = await page.value(
-        "(b => ({left: b.left, right: b.right, top: b.top, bottom: b.bottom}))"
-        "(document.querySelectorAll('main canvas')[2].getBoundingClientRect())"
-    )
-    return found
-
-
-@asynccontextmanager
-async def behind(address: str, path: str) -> AsyncIterator[str]:
-    """A proxy that serves the page below a path, as an API server does; gives the new address."""
-
-    async def pass_on(request: web.Request) -> web.StreamResponse:
-        target = f"{address}{request.match_info['rest']}"
-        headers = {"Content-Type": request.content_type} if request.can_read_body else {}
-        response = web.StreamResponse(status=502)
-        # The browser, or the server behind, may be gone meanwhile.
-        with suppress(ConnectionResetError, aiohttp.ClientError):
-            async with session.request(
-                request.method, target, params=request.query, data=await request.read(), headers=headers
-            ) as answer:
-                response.set_status(answer.status)
-                for name, value in answer.headers.items():
-                    if name in ("Content-Type", "Content-Security-Policy"):
-                        response.headers[name] = value
-                await response.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
-        return response
-
-    application = web.Application()
-    application.router.add_route("*", f"{path}{{rest:.*}}", pass_on)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    async with aiohttp.ClientSession() as session:
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
-        finally:
-            await runner.cleanup()
-            await let_connections_close()
 
 
 async def test_a_recording_is_looked_at(recording: Path) -> None:
@@ -134,6 +38,7 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
         shown = await wait_for(page, "document.querySelector('#tip .explain')?.innerText", "no explanation")
         assert "Proposed by" in shown
         assert "Shielded" in shown
+        await step_through_marks(page)
         # The mouse finds the same figures, without any mark.
         await page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=place["left"] + 400, y=place["top"] + 12)
         await wait_for(
@@ -146,7 +51,7 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
         await wait_for(page, "document.querySelector('dialog[open] details')", "Enter opens no story")
         kinds = await page.value("[...document.querySelectorAll('dialog details')].map(one => one.dataset.kind)")
         assert kinds[:3] == ["sample", "decision", "action"]
-        title = await text(page, "#story-title")
+        title = await read_text(page, "#story-title")
         await page.value(
             "[...document.querySelectorAll('dialog button')].find(one => one.innerText.includes('Before')).click()"
         )
@@ -157,6 +62,25 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
         await search_and_ask(page)
         assert page.complaints == []
         assert all(one.startswith((url, "data:")) for one in page.fetched), page.fetched
+
+
+async def step_through_marks(page: Page) -> None:
+    """The keys lead to every mark that is listed, also where one decision moved two limits."""
+    listed = await page.value(
+        "[...document.querySelectorAll('main tbody tr')]"
+        ".map(row => row.cells[0].innerText + ' ' + row.cells[4].innerText)"
+    )
+    assert len({one.split()[0] for one in listed}) < len(listed), "no decision moved two limits"
+    shown = []
+    for _ in listed:
+        shown.append(
+            await page.value(
+                "(tip => tip.querySelector('b').innerText.slice(0, 8) + ' ' + tip.querySelector('p').innerText)"
+                "(document.getElementById('tip'))"
+            )
+        )
+        await press(page, "ArrowLeft")
+    assert shown == listed
 
 
 async def travel(page: Page) -> None:
@@ -187,8 +111,39 @@ async def search_and_ask(page: Page) -> None:
     )
     await page.value("document.querySelector('form').requestSubmit()")
     await wait_for(page, "document.querySelector('.caveat')", "no answer")
-    assert "cannot tell what latency other limits would have caused" in await text(page, ".caveat")
-    assert "aimd/1" in await text(page, "main table")
+    assert "cannot tell what latency other limits would have caused" in await read_text(page, ".caveat")
+    assert "aimd/1" in await read_text(page, "main table")
+
+
+HOUR = """
+(async () => {
+  const { History } = await import('./series.js'), history = new History(), names = [...Array(10).keys()].map(String);
+  let most = 0;
+  for (let i = 0; i < 7200; i++) {
+    const t = 1e12 + i * 500, kinds = ['p95', 'limit', 'sent', 'shadow'];
+    history.merge({
+      series: kinds.flatMap(kind => names.map(name => ({ kind, name, t: [t], v: [i % 7] }))),
+      marks: names.map(name => ({ t, kind: 'cut', id: `d:${t}`, target: name, limit: i })),
+      broken: [{ begin: t - 500, end: t, what: 'P95' }].filter(() => i % 9 === 0), blind: [],
+    }, t - 450e3);
+    const points = history.series(...kinds)[0].t.length;
+    most = Math.max(most, history.shades.length, history.marks.length / names.length, points);
+  }
+  const { marks } = history;
+  return [most, marks.at(-1).t - marks[0].t, new Set(marks.map(one => one.key)).size / marks.length];
+})()
+"""
+"""Adds the updates of an hour, two a second, to a history that shows five minutes."""
+
+
+async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Path) -> None:
+    """Curves, marks and shaded times are forgotten once they are out of sight; a mark is none of another target."""
+    async with serve_page(file=recording) as url, open_page(url) as page:
+        most, shown, unique = await page.value(HOUR)
+        assert most < 2 * 450 + 300
+        assert 440_000 < shown < 470_000
+        assert unique == 1
+        assert page.complaints == []
 
 
 async def test_a_finger_and_odd_addresses(recording: Path) -> None:
@@ -238,32 +193,9 @@ async def test_a_dropped_recording_is_shown(recording: Path) -> None:
         assert await page.value("document.title") != "owned"
 
 
-def hostile(of: Config) -> Config:
-    """A configuration whose names are a script, marks that reverse text, and 253 characters."""
-    first, second = of.domains
-    name = HOSTILE.replace("/", "").replace(" ", "")
-    return structs.replace(
-        of,
-        domains=(
-            structs.replace(
-                first,
-                name=HOSTILE,
-                critical=(Critical(name, "<b>"),),
-                targets=tuple(structs.replace(one, deployment=f"{name}{i}") for i, one in enumerate(first.targets)),
-            ),
-            structs.replace(
-                second,
-                name=LONG,
-                critical=(Critical(LONG, "n"),),
-                targets=(structs.replace(second.targets[0], deployment=LONG),),
-            ),
-        ),
-    )
-
-
 async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServer) -> None:
     """New messages change the page, and hostile names stay text in every view; a lost bus is told."""
-    of = hostile(config(2))
+    of = rename(config(2))
     lines = recent_stream(of, 60)
     async with join(nats.url, "sluice") as bus, serve_page(nats.url, of) as url:
         await publish(bus, lines[:-80])
@@ -291,7 +223,7 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
                 await page.value("document.querySelectorAll('main script, main img, main b:not(.tile b)').length") == 0
             )
             assert await page.value("document.title") == "Sluice"
-            shown = await text(page, "main")
+            shown = await read_text(page, "main")
             assert "<script>" in shown
             assert "\\u202e" in shown
             assert "\u202e" not in shown
@@ -302,40 +234,3 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             )
             assert [one for one in page.complaints if "ERR_ABORTED" not in one] == []
             assert all(PREFIX not in one or "/proxy/" in one for one in page.fetched)
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe, whose rules find what a screen reader or a keyboard cannot use."""
-    home = tmp_path_factory.mktemp("axe")
-    for file in (*AXE.glob("package*.json"), AXE / ".npmrc"):
-        shutil.copy(file, home)
-    subprocess.run(["npm", "ci", "--no-progress"], cwd=home, check=True, capture_output=True, timeout=5 * PATIENCE_S)
-    return (home / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-
-
-FIND_VIOLATIONS = """
-axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
-  one => one.id + one.nodes.slice(0, 3).map(node => node.html.slice(0, 160) + ' ' + node.failureSummary)))
-"""
-VIEWS = {
-    "#/": "document.querySelectorAll('.card').length === 2",
-    "#/domain?s=file&d=cell-0": "document.querySelectorAll('main tbody tr').length > 2",
-    "#/actions?s=file": "document.querySelectorAll('main tbody tr').length > 10",
-    "#/what-if?s=file": "document.querySelectorAll('fieldset input').length > 2",
-    "#/story?s=file&d=cell-0&id=cell-0": "document.querySelector('dialog[open] details')",
-}
-
-
-@pytest.mark.node
-async def test_no_view_breaks_a_rule_of_axe(recording: Path, axe: str) -> None:
-    """Names, roles, order, contrast: nothing to find in any view, on a light and a dark screen."""
-    async with serve_page(file=recording) as url, open_page(url) as page:
-        await page.value(axe + "; true")
-        for view, ready in VIEWS.items():
-            await go(page, view)
-            await wait_for(page, ready, view)
-            for dark in (False, True):
-                await page.resize(1200, dark=dark)
-                found = await page.value(FIND_VIOLATIONS)
-                assert found == [], (view, dark)

@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from msgspec import Struct, convert, to_builtins
+from msgspec import Struct
 
 from tests.support.fault_tally import sum_counts
+from tests.support.tally import TableOfTests
 
 ATTACKS = (
     "requests with chosen reply subjects",
@@ -62,12 +62,11 @@ class Row(Struct):
         self.peak_mib = max((one for one in (self.peak_mib, more.peak_mib) if one is not None), default=None)
 
 
-class Attacks:
+class Attacks(TableOfTests[Row]):
     """Collects the results of attacks."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self.rows: dict[str, Row] = {}
+    names = ATTACKS
+    row_type = Row
 
     def add(
         self, attack: str, tried: str, broken: int = 0, *, safe_s: float | None = None, peak_mib: float | None = None
@@ -81,19 +80,8 @@ class Attacks:
             safe_s: how long it took until what was promised held again, seconds.
             peak_mib: the attacked service's largest resident memory.
         """
-        assert attack in ATTACKS, attack
-        self.rows.setdefault(attack, Row()).merge(Row([tried], broken, safe_s, peak_mib))
+        self.count(attack, Row([tried], broken, safe_s, peak_mib))
         assert not broken, (attack, tried, broken)
-
-    def export(self) -> dict[str, Any]:
-        """The results as plain values that a report can carry between processes."""
-        found: dict[str, Any] = to_builtins(self.rows)
-        return found
-
-    def merge(self, exported: dict[str, Any]) -> None:
-        """Add the exported results of another tally."""
-        for attack, row in convert(exported, dict[str, Row]).items():
-            self.rows.setdefault(attack, Row()).merge(row)
 
     def write(self, path: Path) -> None:
         """Write the table as JSON."""
@@ -107,11 +95,6 @@ class Attacks:
             for attack, row in self.rows.items()
         }
         path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-
-    @property
-    def missing(self) -> list[str]:
-        """The attacks that no test has made."""
-        return [attack for attack in ATTACKS if attack not in self.rows]
 
     def lines(self) -> Iterator[str]:
         """The lines of the table; none if nothing was attacked."""

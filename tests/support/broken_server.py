@@ -14,7 +14,7 @@ class BrokenServer:
 
     stall: accepts and sends nothing.  dribble: sends a header byte by byte, without end.  reset: resets
     the connection.  garbage: sends no HTTP.  cut: sends less than announced.  body: sends ``body`` with
-    ``status`` and the lines of ``headers``.
+    ``status`` and the lines of ``headers``; endless: the same, with the body again and again.
     """
 
     def __init__(
@@ -60,27 +60,28 @@ class BrokenServer:
 
     def _answer(self, connection: socket.socket) -> bool:
         """Answer one request; return whether the connection stays open."""
+        if self.fault == "body":
+            head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(self.body)}\r\n\r\n"
+            connection.sendall(head.encode() + self.body)
+            return True
         match self.fault:
             case "stall":
                 self._over.wait()
-                return False
             case "dribble":
                 connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
                 while not self._over.wait(0.05):
                     connection.sendall(b"x")
-                return False
             case "reset":
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return False
             case "garbage":
                 connection.sendall(b"\x00\xff no HTTP at all\r\n\r\n")
-                return False
             case "cut":
                 connection.sendall(_OK + b"Content-Length: 1000\r\n\r\n" + self.body)
-                return False
-        head = f"HTTP/1.1 {self.status}\r\n{self.headers}Content-Length: {len(self.body)}\r\n\r\n"
-        connection.sendall(head.encode() + self.body)
-        return True
+            case "endless":
+                connection.sendall(f"HTTP/1.1 {self.status}\r\n{self.headers}\r\n".encode())
+                while not self._over.is_set():
+                    connection.sendall(self.body)
+        return False
 
     def __enter__(self) -> "BrokenServer":
         self._threads[0].start()

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec import Struct, convert, structs, to_builtins
+from msgspec import Struct, structs
 
 from schemas.messages import Action
 from tests.support.kube.write_trail import Verdict
+from tests.support.tally import TableOfTests
 
 FAULTS = (
     "kill -9 at injected points",
@@ -58,13 +59,18 @@ class Row(Struct):
     worst: float | None = None
     """The longest delay of a fail-safe limit after it was due, seconds; negative: it came before."""
 
+    def merge(self, more: "Row") -> None:
+        """Add the results of another test."""
+        self.tried += more.tried
+        self.broken += more.broken
+        self.worst = max((one for one in (self.worst, more.worst) if one is not None), default=None)
 
-class Tally:
+
+class Tally(TableOfTests[Row]):
     """Collects the results of fault tests."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._rows: dict[str, Row] = {}
+    names = FAULTS
+    row_type = Row
 
     def add(self, fault: str, tried: str, broken: Broken, after: float | None = None) -> None:
         """Record a fault that a test injected; fail if a promise was broken.
@@ -75,41 +81,18 @@ class Tally:
             broken: the promises that were tested.
             after: the delay of a fail-safe limit after it was due, seconds.
         """
-        assert fault in FAULTS, fault
         if after is not None:
             broken += Broken(late=int(after > LATE_S))
-        self._merge(fault, Row([tried], broken, after))
+        self.count(fault, Row([tried], broken, after))
         assert not any(structs.astuple(broken)), (fault, tried, broken, after)
-
-    def export(self) -> dict[str, Any]:
-        """The results as plain values that a report can carry between processes."""
-        found: dict[str, Any] = to_builtins(self._rows)
-        return found
-
-    def merge(self, exported: dict[str, Any]) -> None:
-        """Add the exported results of another tally."""
-        for fault, row in convert(exported, dict[str, Row]).items():
-            self._merge(fault, row)
-
-    def _merge(self, fault: str, more: Row) -> None:
-        row = self._rows.setdefault(fault, Row([]))
-        row.tried += more.tried
-        row.broken += more.broken
-        if more.worst is not None:
-            row.worst = more.worst if row.worst is None else max(row.worst, more.worst)
-
-    @property
-    def missing(self) -> list[str]:
-        """The faults that no test has injected."""
-        return [fault for fault in FAULTS if fault not in self._rows]
 
     def lines(self) -> Iterator[str]:
         """The lines of the table; none if no fault test ran."""
-        if not self._rows:
+        if not self.rows:
             return
         yield f"{'':36}{'lost':>6}{'older':>7}{'outside':>9}{'late':>6}{'worst':>9}{'unreported':>12}   tried"
         for fault in FAULTS:
-            row = self._rows.get(fault, Row([]))
+            row = self.rows.get(fault, Row([]))
             lost, older, outside, late, unreported = (_format(count) for count in structs.astuple(row.broken))
             worst = "-" if row.worst is None else f"{row.worst:+.2f} s"
             figures = f"{fault:36}{lost:>6}{older:>7}{outside:>9}{late:>6}{worst:>9}{unreported:>12}"

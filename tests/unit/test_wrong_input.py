@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from services.cli import main
 from services.runtime.exit_codes import ExitCode
-from services.runtime.option_types import FiguresFile, ResultFile, ResultFolder
+from services.runtime.option_types import ConfigFile, FiguresFile, ResultFile, ResultFolder
 from tests.support.bus_stream import config, record, stream
 
 CONFIG = (
@@ -69,10 +69,10 @@ def wrong_values(option: click.Parameter) -> tuple[str, ...]:  # noqa: PLR0911 -
         return ()
     if isinstance(kind, FiguresFile):
         return (*UNWRITABLE_FILES, "nonsense", "not-yaml", "sequence")
-    if option.name == "output":
-        return UNWRITABLE_FILES[:-1]
     if isinstance(kind, ResultFile):
         return UNWRITABLE_FILES
+    if isinstance(kind, ConfigFile):
+        return (*UNREADABLE_FILES, "") if isinstance(option, click.Option) else UNREADABLE_FILES
     if isinstance(kind, ResultFolder):
         return ("nonsense", "empty/below-a-file", "")
     if isinstance(kind, click.Path):

@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -151,25 +150,19 @@ class ChaosStage:
             for part in self.parts:
                 await part.start()
                 stack.push_async_callback(part.stop)
-            await self._until_ready()
+            waiting = [part for part in self.parts if part.kind != "nats"]
+            async with asyncio.timeout(_READY_S), aiohttp.ClientSession() as session:
+                while waiting:
+                    await asyncio.sleep(_POLL_S)
+                    with suppress(aiohttp.ClientError):
+                        async with session.get(f"http://127.0.0.1:{waiting[0].port}/readyz") as answer:
+                            waiting = waiting[1:] if answer.status == 200 else waiting
             yield
 
     async def _play(self, page: MetricsPage) -> None:
         run = ScenarioRun(self.scenario.name, self.scenario, self.domain, self.plant, controlled=True)
         while True:
-            await play_events([run], time.time_ns(), partial(setattr, page, "blind"))
-
-    async def _until_ready(self) -> None:
-        waiting = [part for part in self.parts if part.kind != "nats"]
-        async with asyncio.timeout(_READY_S), aiohttp.ClientSession() as session:
-            while waiting:
-                part = waiting[0]
-                with suppress(aiohttp.ClientError):
-                    async with session.get(f"http://127.0.0.1:{part.port}/readyz") as answer:
-                        if answer.status == 200:
-                            waiting.remove(part)
-                            continue
-                await asyncio.sleep(_POLL_S)
+            await play_events([run], time.time_ns(), page.disturb)
 
     async def kill(self, part: ProcessPart, down_s: float, *, frozen: bool) -> None:
         """Kill or freeze a part, note how long the take-over of the Lease took, and start it again."""

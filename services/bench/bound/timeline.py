@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from services.plant.scenario import Scenario
 from services.plant.score import AFTERMATH
 from services.plant.simulated.closed_loop import Delays
-from services.plant.workloads import Apps
 
 Array = NDArray[np.float64]
 TICK = 0.02
@@ -46,7 +45,9 @@ class Timeline(Struct, frozen=True):
         ends = [*(at for at, _ in edges[1:]), scenario.seconds]
         for (begin, now), end in zip(edges, ends, strict=True):
             part = slice(round(begin / TICK), round(end / TICK))
-            capacity[part], load[part], demand[part] = now.capacity, now.critical_wire(), _demand(now)
+            # A target without a load of its own takes whatever it gets.
+            wanted = [np.inf if one.load is None else one.load * one.replicas * 1514 / 1448 for one in now.targets]
+            capacity[part], load[part], demand[part] = now.capacity, now.critical_wire(), sum(wanted)
         seconds = np.arange(int(scenario.seconds))
         steps = [event.at for event in scenario.events if event.unpredicted and event.at >= scenario.learning]
         late = np.zeros(seconds.size, dtype=np.bool_)
@@ -91,9 +92,3 @@ class Knowledge(Struct, frozen=True):
         at = np.arange(ticks) * TICK - self.delay
         index: NDArray[np.int64] = np.floor(at / self.period + 1e-9).astype(np.int64)
         return np.clip(index, -1, self.load.size - 1)
-
-
-def _demand(apps: Apps) -> float:
-    if any(one.load is None for one in apps.targets):
-        return float("inf")
-    return sum((one.load or 0) * one.replicas for one in apps.targets) * 1514 / 1448

@@ -7,6 +7,7 @@ this processor: the median over rounds, each over all samples.
 import msgspec
 
 from schemas.domain import Domain
+from schemas.inherited import Inherited
 from schemas.messages import Decision, Sample, State
 from services.bench.goals import Goal
 from services.bench.speed.control_step import step_through
@@ -35,9 +36,10 @@ class _RecordingController(Controller):
         sample: Sample,
         fault: str | None = None,
         reported: Reported = NOTHING_REPORTED,
+        inherited: Inherited | None = None,
     ) -> Decision:
         self.samples.append(sample)
-        return super().step(state, sample, fault, reported)
+        return super().step(state, sample, fault, reported, inherited)
 
 
 def measure_step() -> list[Goal]:

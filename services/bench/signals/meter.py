@@ -113,7 +113,7 @@ async def _read_repeatedly(port: int, count: int, rounds: int) -> float:
     for number in range(2, rounds + 2):
         end = Duration(number * period)
         await fleet.scrape(end)
-        sent = combine_pages(workloads.senders, fleet.answered, fleet.explain_unknown(end).items(), end)
+        sent = combine_pages(workloads, fleet.answered, fleet.explain_unknown(end).items(), end)
     used = time.process_time() - began
     assert sent.pods == dict.fromkeys(targets, count), fleet.notes
     fleet.close()

@@ -4,6 +4,7 @@ Writes its figures as JSON to standard output.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -168,7 +169,7 @@ async def measure_pods(bench: Bench) -> dict[str, Any]:
         sending = asyncio.create_task(asyncio.to_thread(send_udp, [number], _UDP_FULL, 20_000, 1.5))
         while not sending.done():
             end, before = await _next_window(fleet, before)
-            recent = combine_pages(workloads.senders, fleet.answered, [], end).recent
+            recent = combine_pages(workloads, fleet.answered, [], end).recent
             seen += sum(recent.values()) * 125 * 0.5
         bench.remove(number)
         await bench.wait_for(_NODE_PODS)
@@ -205,7 +206,7 @@ async def measure_lag(bursts: int) -> dict[str, float]:
                 sender.send(bytes(_UDP_FULL))
             while True:
                 end, before = await _next_window(fleet, before, _PERIOD)
-                recent = combine_pages(workloads.senders, fleet.answered, [], end).recent
+                recent = combine_pages(workloads, fleet.answered, [], end).recent
                 if recent.get("factory/upload-5d4-00001", 0) > 100:
                     break
             lags.append((time.monotonic() - began - _PERIOD.seconds) * 1000)
@@ -254,18 +255,14 @@ def run_meter(url: str) -> Iterator[tuple[int, float]]:
         began = time.monotonic()
         with subprocess.Popen(command) as process:
             try:
-                while not _is_ready():
+                is_ready = False
+                while not is_ready:
                     time.sleep(0.01)
+                    with contextlib.suppress(OSError):
+                        is_ready = bool(_fetch(_PAGE))
                 yield process.pid, time.monotonic() - began
             finally:
                 process.terminate()
-
-
-def _is_ready() -> bool:
-    try:
-        return bool(_fetch(_PAGE))
-    except OSError:
-        return False
 
 
 async def measure(mib: int, *, brief: bool) -> dict[str, Any]:

@@ -51,9 +51,16 @@ def load_foreign(name: str) -> PolicyType:
             raise ValueError(f"policy {name!r}: several packages have one: {', '.join(one.value for one in found)}")
         module, attribute = found[0].module, found[0].attr
     try:
-        kind = getattr(import_module(module), attribute)
+        imported = import_module(module)
     except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
-        raise ValueError(f"policy {name!r} cannot be loaded: {type(error).__name__}: {error}") from None
+        why = f"importing {module} failed: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            needed = "" if f"{module}.".startswith(f"{error.name}.") else f", which {module} needs"
+            why = f"no module {error.name!r} is installed here{needed}"
+        raise ValueError(f"policy {name!r} cannot be loaded: {why}") from None
+    if not hasattr(imported, attribute):
+        raise ValueError(f"policy {name!r} cannot be loaded: the module {module!r} has no {attribute!r}")
+    kind = getattr(imported, attribute)
     _check(name, kind)
     return kind  # type: ignore[no-any-return]  # checked
 

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from schemas.units import Duration, Rate
-from services.plant.commands.factory_runs import KINDS, FactoryOptions, Kind
+from services.plant.commands.factory_runs import KINDS, OUTAGES, FactoryOptions, Kind
 from services.plant.harness.orphan_guard import tie_command
 from services.plant.real.namespaces import child_of, enclose, find_missing
 from services.plant.real.plant import TRAFFIC
@@ -60,6 +60,11 @@ class SecondsParam(click.ParamType[float]):
     type=click.Choice(("stuck", "off")),
     help="What becomes of limits after half of the time.",
 )
+@click.option(
+    "--outage",
+    type=click.Choice(tuple(OUTAGES)),
+    help="Play each run again with this part away for a while: the API server 40 s, the bus 12 s, the actuator 30 s.",
+)
 @click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Play only this kind; may be given again.")
 @click.option("--policy", type=PolicyName(), default="learned", show_default=True, help="In control.")
 @click.option(
@@ -94,6 +99,8 @@ def command(runs: tuple[Kind, ...], json: Path | None, record: Path | None, keep
     options = msgspec.convert({"runs": runs or KINDS, **asked, **paths}, FactoryOptions)
     if options.record and options.plan_runs()[-1].policy is None:
         raise click.UsageError("--record needs a run under a policy; none of these runs has one")
+    if (reason := options.why_too_short()) is not None:
+        raise click.UsageError(reason)
     programs = (*TRAFFIC, "prometheus") if "prometheus" in options.runs else TRAFFIC
     missing = find_missing(programs)
     if missing:

@@ -34,7 +34,8 @@ from services.plant.real import priority_bands
 from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed, BedError
-from services.plant.scenario import SCENARIOS, Enforcement, Event, Scenario
+from services.plant.scenario import SCENARIOS, Enforcement, Event, Part, Scenario
+from services.plant.score import is_bad
 from services.runtime.exit_codes import ExitCode
 
 Kind = Literal["none", "scrape", "no-meter", "prometheus"]
@@ -42,17 +43,29 @@ Kind = Literal["none", "scrape", "no-meter", "prometheus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
+OUTAGES: dict[Part, float] = {"api": 40.0, "bus": 12.0, "actuator": 30.0}
+"""How long each part is away, seconds."""
+
+
+_OUTAGE_AT = 0.25
+"""When an outage begins, as a share of the scenario: the limit still rises then."""
+_AFTER_S = 10.0
+"""How long the scenario goes on after an outage at least."""
+
+
 class PlannedRun(Struct, frozen=True):
-    """A run's policy and signal."""
+    """A run's policy and signal, and what is away for a while."""
 
     policy: str | None
     """None: no control."""
     kind: Kind
+    away: Part | None = None
 
     @property
     def title(self) -> str:
         """The run's name in tables and JSON."""
-        return "no control" if self.policy is None else f"{self.policy}, {self.kind}"
+        controlled = "no control" if self.policy is None else f"{self.policy}, {self.kind}"
+        return controlled if self.away is None else f"{controlled}, {self.away} away"
 
 
 class FactoryOptions(Struct, frozen=True):
@@ -72,6 +85,8 @@ class FactoryOptions(Struct, frozen=True):
     """Depth of the bottleneck's queue, seconds."""
     fault: Enforcement | None = None
     """What becomes of limits after half of the time, silently."""
+    outage: Part | None = None
+    """What is away for a while in the second of two runs."""
     passive: int = 8
     """Seconds on each bed with priority bands; 0: none."""
     json: str | None = None
@@ -89,16 +104,38 @@ class FactoryOptions(Struct, frozen=True):
             "no-meter": [PlannedRun(self.policy, "no-meter")],
             "prometheus": [PlannedRun(self.policy, "prometheus")],
         }
-        return [planned for kind in KINDS if kind in self.runs for planned in plan[kind]]
+        planned = [one for kind in KINDS if kind in self.runs for one in plan[kind]]
+        if self.outage is None:
+            return planned
+        twice = ([one, replace(one, away=self.outage)] if one.policy is not None else [one] for one in planned)
+        return [one for runs in twice for one in runs]
 
-    def build_scenario(self) -> Scenario:
-        """Fit the scenario to the bottleneck and to the time."""
+    def why_too_short(self) -> str | None:
+        """Why the scenario ends too soon after the outage; None where it does not."""
+        if self.outage is None:
+            return None
+        scenario = self.build_scenario(self.outage)
+        least = (OUTAGES[self.outage] + _AFTER_S) / (1 - _OUTAGE_AT)
+        if scenario.seconds >= least:
+            return None
+        return (
+            f"--outage {self.outage} needs a scenario of at least {least:.0f} s; this one takes {scenario.seconds:g} s"
+        )
+
+    def build_scenario(self, away: Part | None = None) -> Scenario:
+        """Fit the scenario to the bottleneck and to the time, and have a part be away for a while."""
         scenario = SCENARIOS[self.scenario].scale(self.capacity / 100_000)
         scenario = scenario if self.seconds is None else scenario.stretch_to(self.seconds)
-        if self.fault is None:
-            return scenario
-        fault = Event(at=scenario.seconds / 2, enforcement=self.fault, phase=False)
-        return replace(scenario, events=tuple(sorted((*scenario.events, fault), key=lambda one: one.at)))
+        disturbed = list(scenario.events)
+        if self.fault is not None:
+            disturbed.append(Event(at=scenario.seconds / 2, enforcement=self.fault, phase=False))
+        if away is not None:
+            begin = scenario.seconds * _OUTAGE_AT
+            disturbed += [
+                Event(at=begin, away=away, phase=False),
+                Event(at=begin + OUTAGES[away], away="", phase=False),
+            ]
+        return replace(scenario, events=tuple(sorted(disturbed, key=lambda one: one.at)))
 
 
 class FactoryResults(Struct):
@@ -117,10 +154,10 @@ async def play_all(options: FactoryOptions, console: Console, results: FactoryRe
         ProcessDied: a part ended early.
         RecordingFailed: the bus could not be recorded.
     """
-    scenario = options.build_scenario()
     plan = options.plan_runs()
     for planned in plan:
         console.rule(planned.title)
+        scenario = options.build_scenario(planned.away)
         domain = scenario.domain(planned.policy or options.policy)
         pipeline = PipelineOptions(
             delay=0.0,
@@ -164,10 +201,18 @@ def report_results(options: FactoryOptions, console: Console, results: FactoryRe
     for title, seconds in found.items():
         when = "never" if seconds is None else f"after {seconds:.1f} s"
         console.print(f"{title}: the limit that is not enforced was found {when}", highlight=False)
+    after = {} if options.outage is None else judge_outage(results.runs, options.outage)
+    for title, one in after.items():
+        console.print(
+            f"{title}: {one.bad} of {one.seconds} seconds bad from the outage's begin on, "
+            f"{one.bad_after} of them after its end",
+            highlight=False,
+        )
     if results.rows:
         console.print(priority_bands.table(results.rows))
     if options.json is not None:
         tree: dict[str, Any] = scored.as_json() | {"passive": msgspec.to_builtins(results.rows), "found_s": found}
+        tree |= {"outage": msgspec.to_builtins(after)}
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(tree), indent=2) + b"\n")
 
 
@@ -179,6 +224,30 @@ def measure_finding(runs: Sequence[ScenarioRun]) -> dict[str, float | None]:
             began = run.started + round(run.scenario.seconds / 2 * 1e9)
             found[run.title] = None if run.overrun is None else (run.overrun - began) / 1e9
     return found
+
+
+class OutageCount(Struct, frozen=True):
+    """Seconds of one run in which an SLO was broken, from the outage's begin on."""
+
+    seconds: int
+    """All that could be judged."""
+    bad: int
+    bad_after: int
+    """Those after the outage's end."""
+
+
+def judge_outage(runs: Sequence[ScenarioRun], away: Part) -> dict[str, OutageCount]:
+    """Count the bad seconds of each controlled run, with and without the outage, over the same time."""
+    counts = {}
+    for run in runs:
+        if not run.controlled or run.started is None:
+            continue
+        began = run.started + round(run.scenario.seconds * _OUTAGE_AT * 1e9)
+        ended = began + round(OUTAGES[away] * 1e9)
+        judged = [one for one in run.seconds if one.invalid is None and one.start >= began]
+        bad = [one for one in judged if is_bad(one, run.domain)]
+        counts[run.title] = OutageCount(len(judged), len(bad), sum(one.start >= ended for one in bad))
+    return counts
 
 
 def main() -> None:

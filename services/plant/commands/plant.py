@@ -7,7 +7,6 @@ summary of the plant's own ground truth every five seconds.
 import asyncio
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -68,7 +67,7 @@ async def serve(scenario: Scenario, seed: int, host: str, api_port: int, metrics
             click.echo(f"Kubernetes API on {api}, metrics on {page.url}, scenario {scenario.name}")
             group.create_task(report_seconds())
             while True:
-                await play_events([run], time.time_ns(), partial(setattr, page, "blind"))
+                await play_events([run], time.time_ns(), page.disturb)
 
 
 @click.command()

@@ -73,6 +73,7 @@ class BandwidthAgent:
         headers: Mapping[str, str] | None = None,
         trust: ssl.SSLContext | None = None,
         on_change: Callable[[EnforcedLimit], None] = lambda _: None,
+        node: str | None = None,
     ) -> None:
         """Prepare; ``run`` makes the first request.
 
@@ -83,6 +84,7 @@ class BandwidthAgent:
             headers: of every request, such as credentials.
             trust: verifies the server's certificate; None: the system's authorities.
             on_change: is called for each limit that came into force.
+            node: whose Pods to look at, as Cilium's agent does; None: all.
         """
         self._url = url
         self._pods = [_PodBinding(plant, pod) for plant in plants for pod in plant.pods]
@@ -90,6 +92,7 @@ class BandwidthAgent:
         self._headers = dict(headers or {})
         self._trust = trust
         self._on_change = on_change
+        self._node = node
         self._all_enforced = asyncio.Event()
         self._enforcement: Enforcement = "on"
         self._uids: dict[str, list[str]] = {bound.pod.target: [] for bound in self._pods}
@@ -152,7 +155,7 @@ class BandwidthAgent:
         uid = meta["uid"]
         target = f"{meta.get('namespace')}/{(meta.get('labels') or {}).get(NAME_LABEL)}"
         candidates = [bound for bound in self._pods if bound.pod.target == target]
-        if not candidates:
+        if not candidates or self._node not in (None, (pod.get("spec") or {}).get("nodeName")):
             return
         bound = next((one for one in candidates if one.uid == uid), None)
         if kind == "DELETED":

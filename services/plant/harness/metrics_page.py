@@ -15,6 +15,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from services.plant.interface import BUCKETS, CounterSource, Pod
+from services.plant.scenario import Event
 
 _LE = (*(repr(bound) for bound in BUCKETS), "+Inf")
 
@@ -30,22 +31,27 @@ class MeasuredPlant(CounterSource, Protocol):
 class _PlantCollector(Collector):
     """Reads the plants at each scrape."""
 
-    def __init__(self, plants: Sequence[MeasuredPlant]) -> None:
+    def __init__(self, plants: Sequence[MeasuredPlant], nodes: Sequence[str]) -> None:
         self._plants = plants
+        self._nodes = nodes
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: a plant's workloads are known at a scrape only."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        labels = ["namespace", "workload"]
+        more = ["node"] if self._nodes else []
+        labels = ["namespace", "workload", *more]
         latency = HistogramMetricFamily("hubble_flow_latency_seconds", "Round trips at L4.", labels=labels)
         lost = CounterMetricFamily("hubble_flow_lost", "Packets and probes that never arrived.", labels=labels)
-        sent = CounterMetricFamily("container_network_transmit_bytes", "Bytes sent.", labels=["namespace", "pod"])
-        for plant in self._plants:
+        sent = CounterMetricFamily(
+            "container_network_transmit_bytes", "Bytes sent.", labels=["namespace", "pod", *more]
+        )
+        for number, plant in enumerate(self._plants):
+            node = [self._nodes[number]] if self._nodes else []
             counters = plant.read_counters()
             for workload, histogram in counters.latency.items():
-                key = workload.split("/", 1)
+                key = [*workload.split("/", 1), *node]
                 latency.add_metric(key, list(zip(_LE, histogram.counts, strict=True)), histogram.sum)
                 lost.add_metric(key, histogram.lost)
             namespaces = {pod.name: pod.target.partition("/")[0] for pod in plant.pods}
@@ -53,7 +59,7 @@ class _PlantCollector(Collector):
                 # A critical workload has one pod here, and its key is the workload's: namespace/name.
                 namespace, _, name = sender.rpartition("/")
                 pod = [namespaces[sender], sender] if sender in namespaces else [namespace, f"{name}-0"]
-                sent.add_metric(pod, total)
+                sent.add_metric([*pod, *node], total)
         return latency, lost, sent
 
 
@@ -65,16 +71,26 @@ class _UnloggedRequest(WSGIRequestHandler):
 class MetricsPage:
     """Serves the plants' counters while the context lasts."""
 
-    def __init__(self, plants: Sequence[MeasuredPlant], host: str = "127.0.0.1", port: int = 0) -> None:
-        """Prepare; the plants' counters are read from other threads.  Port 0 picks a free one."""
+    def __init__(
+        self, plants: Sequence[MeasuredPlant], host: str = "127.0.0.1", port: int = 0, nodes: Sequence[str] = ()
+    ) -> None:
+        """Prepare; the plants' counters are read from other threads.  Port 0 picks a free one.
+
+        With ``nodes``, each plant is one node of its own, and its series name it.
+        """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_PlantCollector(plants))
+        registry.register(_PlantCollector(plants, nodes))
         self._page: Any = make_wsgi_app(registry)
         self._host = host
         self._server = make_server(host, port, self, ThreadingWSGIServer, _UnloggedRequest)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self.blind = ""
         """If not empty, the page answers with status 503 and this reason."""
+
+    async def disturb(self, event: Event) -> None:
+        """Fail from now on, or work again, if a scenario's event says so."""
+        if event.blind is not None:
+            self.blind = event.blind
 
     @property
     def url(self) -> str:

@@ -12,9 +12,8 @@ import time
 from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 from msgspec import Struct
@@ -39,12 +38,16 @@ from services.plant.harness.run import ScenarioRun, play_events
 from services.plant.harness.view import RunView
 from services.plant.kube_emulator.controllers import Placement
 from services.plant.kube_emulator.emulator import Emulator
+from services.plant.scenario import Event, Part
 
 _WARM_UP_S = 2.0
 _REFRESH_S = 0.25
 _FIRST_LIMITS_S = 30.0
 _LAST_SECOND_S = 2.5
 """The plant reports its last second once the fate of that second's last packet is known."""
+
+_PROCESSES: dict[Part | Literal[""], str] = {"bus": "nats", "actuator": "actuator"}
+"""Parts that are processes, by the name under which they were started."""
 
 M = TypeVar("M", Decision, Action)
 
@@ -90,12 +93,16 @@ async def play_scenario(runs: Sequence[ScenarioRun], view: RunView, options: Pip
         log = stack.enter_context((processes.home / "harness.log").open("w", encoding="utf-8"))
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(log))
         page = stack.enter_context(MetricsPage([run.plant for run in controlled]))
-        agent = await _start_pipeline(stack, processes, page, controlled, options, view) if controlled else None
+        agent, disturb = None, page.disturb
+        if controlled:
+            emulator = Emulator(place=options.place)
+            agent = await _start_pipeline(stack, processes, page, emulator, controlled, options, view)
+            disturb = _Disturbance(page, agent, emulator, processes).disturb
         started = time.time_ns() + round(_WARM_UP_S * 1e9)
         for run in runs:
             run.begin(started)
         view.say(f"Playing {runs[0].scenario.seconds:.0f} s: {', '.join(run.title for run in runs)}")
-        await _play_and_watch(runs, view, page, processes, agent)
+        await _play_and_watch(runs, view, processes, disturb)
         if agent is not None:
             for run in controlled:
                 run.restarts = sum(agent.count_restarts(target.key) for target in run.domain.targets)
@@ -129,12 +136,12 @@ async def _start_pipeline(
     stack: AsyncExitStack,
     processes: Processes,
     page: MetricsPage,
+    emulator: Emulator,
     runs: Sequence[ScenarioRun],
     options: PipelineOptions,
     view: RunView,
 ) -> BandwidthAgent:
     """Start everything between the plants' page and their limits, and wait until the first limits are in force."""
-    emulator = Emulator(place=options.place)
     api = await stack.enter_async_context(emulator)
     by_target = {target.key: run for run in runs for target in run.domain.targets}
     for run in runs:
@@ -166,6 +173,34 @@ async def _start_pipeline(
     return agent
 
 
+class _Disturbance:
+    """What a scenario's events do to the pipeline itself."""
+
+    def __init__(self, page: MetricsPage, agent: BandwidthAgent, emulator: Emulator, processes: Processes) -> None:
+        self._page = page
+        self._agent = agent
+        self._emulator = emulator
+        self._processes = processes
+        self._away: Part | Literal[""] = ""
+
+    async def disturb(self, event: Event) -> None:
+        """Do it, or end it."""
+        await self._page.disturb(event)
+        if event.enforcement is not None:
+            await self._agent.set_enforcement(event.enforcement)
+        if event.away is None:
+            return
+        if self._away == "api":
+            await self._emulator.__aenter__()
+        elif self._away:
+            self._processes.go_on(_PROCESSES[self._away])
+        self._away = event.away
+        if self._away == "api":
+            await self._emulator.__aexit__()
+        elif self._away:
+            self._processes.pause(_PROCESSES[self._away])
+
+
 @asynccontextmanager
 async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run coroutines in the background while the context lasts."""
@@ -188,7 +223,7 @@ async def _follow(
 
 
 async def _play_and_watch(
-    runs: Sequence[ScenarioRun], view: RunView, page: MetricsPage, processes: Processes, agent: BandwidthAgent | None
+    runs: Sequence[ScenarioRun], view: RunView, processes: Processes, disturb: Callable[[Event], Awaitable[None]]
 ) -> None:
     """Play the events until the scenario is over; raise when a process ends early."""
     started = runs[0].started or 0
@@ -200,8 +235,7 @@ async def _play_and_watch(
             view.show((time.time_ns() - started) / 1e9)
             await asyncio.sleep(_REFRESH_S)
 
-    enforce = None if agent is None else agent.set_enforcement
-    work = [refresh(), play_events(runs, started, partial(setattr, page, "blind"), enforce)]
+    work = [refresh(), play_events(runs, started, disturb)]
     if any(run.controlled for run in runs):
         work.append(processes.watch())
     tasks = [asyncio.create_task(one) for one in work]

@@ -85,7 +85,12 @@ def format_config(config: Config) -> str:
 
 
 async def start_page(config: Config, processes: Processes, port: int) -> str:
-    """Start ``sluice ui`` on a port of loopback, or on another one if that is taken; return its address."""
+    """Start ``sluice ui`` on a port of loopback, or on another one if that is taken; return its address.
+
+    Raises:
+        NotReady: it does not answer in time.
+        ProcessDied: it ended.
+    """
     path = _write_config(config, processes)
     with socket.socket() as probe:
         # The server itself would take a port over from connections that are closing.
@@ -97,7 +102,17 @@ async def start_page(config: Config, processes: Processes, port: int) -> str:
     if port == 0:
         [port] = find_free_ports(1)
     await processes.start("ui", find_program("sluice"), "ui", "--config", path, "--port", str(port))
-    return f"http://127.0.0.1:{port}/"
+    # Whoever is told the address may open it at once.
+    deadline = time.monotonic() + _READY_S
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return f"http://127.0.0.1:{port}/"
+        processes.check("ui")
+        if time.monotonic() > deadline:
+            raise NotReady(f"the page does not answer after {_READY_S:g} s:\n{processes.tail('ui')}")
+        await asyncio.sleep(_POLL_S)
 
 
 def _write_config(config: Config, processes: Processes) -> Path:

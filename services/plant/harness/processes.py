@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -109,6 +110,14 @@ class Processes:
         code = self._running[name].returncode
         if code is not None:
             raise ProcessDied(f"{name} ended with exit code {code}:\n{self.tail(name)}")
+
+    def pause(self, name: str) -> None:
+        """Stop the program where it is; its sockets stay open, and nobody is told."""
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def go_on(self, name: str) -> None:
+        """Let a paused program go on."""
+        self._running[name].send_signal(signal.SIGCONT)
 
     def pid(self, name: str) -> int:
         """Return the program's process id."""

@@ -15,7 +15,7 @@ from schemas.messages import Action, Decision
 from services.bus.bus import Received
 from services.plant.harness.bandwidth_agent import EnforcedLimit
 from services.plant.interface import Plant, Second
-from services.plant.scenario import Enforcement, Event, Scenario
+from services.plant.scenario import Event, Scenario
 from services.plant.score import ControlEffort, Reaction, ReactionTimer, Score, is_bad, score
 
 _NS = 10**9
@@ -117,13 +117,11 @@ class ScenarioRun:
 async def play_events(
     runs: Iterable[ScenarioRun],
     started: int,
-    blind: Callable[[str], None],
-    enforce: Callable[[Enforcement], Awaitable[None]] | None = None,
+    disturb: Callable[[Event], Awaitable[None]],
 ) -> None:
     """Play every run's events in time, from ``started`` (UTC ns) on; return when the scenario is over.
 
-    ``blind`` is called with the reason why measurements fail from then on; empty: they work again.  ``enforce`` is
-    called when limits are no longer enforced, or are again.
+    ``disturb`` does what an event does to the pipeline itself: measurements, enforcement and parts that are away.
     """
     runs = list(runs)
     ends = max(run.scenario.seconds for run in runs)
@@ -131,10 +129,7 @@ async def play_events(
     for at, run, event in plan:
         await _until(started, at)
         run.apply_event(event)
-        if event.blind is not None:
-            blind(event.blind)
-        if event.enforcement is not None and enforce is not None:
-            await enforce(event.enforcement)
+        await disturb(event)
     await _until(started, ends)
 
 

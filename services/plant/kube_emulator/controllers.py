@@ -133,23 +133,19 @@ def _count_desired(objects: ObjectStore, owner: Tree, kind: str) -> int:
     return sum(wanted.items() <= labels.items() for labels in nodes) if nodes else len(NODES)
 
 
-def _name_pod(owner: Tree, kind: str, taken: set[str]) -> dict[str, str]:
-    """A Pod's name, or how it begins: a StatefulSet numbers its Pods."""
-    name = owner["metadata"]["name"]
-    if kind != "StatefulSet":
-        return {"generateName": f"{name}-"}
-    return {"name": next(one for number in itertools.count() if (one := f"{name}-{number}") not in taken)}
-
-
 def _reconcile_pods(objects: ObjectStore, key: Key, owner: Tree, kind: str) -> None:
     every = list(iter_owned(objects, "pods", owner))
     pods = [one for one in every if "deletionTimestamp" not in one[1]["metadata"]]
     taken = {one[2] for one, _ in every}
     desired = _count_desired(objects, owner, kind)
     template = owner["spec"]["template"]
+    name = owner["metadata"]["name"]
     for _ in range(desired - len(pods)):
+        naming = {"generateName": f"{name}-"}
+        if kind == "StatefulSet":  # which numbers its Pods
+            naming = {"name": next(free for number in itertools.count() if (free := f"{name}-{number}") not in taken)}
         meta: dict[str, Any] = {
-            **_name_pod(owner, kind, taken),
+            **naming,
             "labels": dict(template["metadata"].get("labels") or {}),
             "ownerReferences": _build_owner_references(kind, owner),
         }
@@ -161,6 +157,10 @@ def _reconcile_pods(objects: ObjectStore, key: Key, owner: Tree, kind: str) -> N
     # Remove Pods that do not run yet first, then the youngest.
     pods.sort(key=lambda one: one[1]["metadata"]["creationTimestamp"], reverse=True)
     pods.sort(key=lambda one: one[1]["status"]["phase"] == "Running")
+    if kind == "DaemonSet":
+        nodes = {tree["metadata"]["name"] for _, tree in objects.list_objects("nodes")} or set(NODES)
+        # Those of nodes that are gone before all others.
+        pods.sort(key=lambda one: one[1]["spec"].get("nodeName") in (None, *nodes))
     for one, _ in pods[: max(0, len(pods) - desired)]:
         remove(objects, one)
     _update_status(objects, key, owner, [owner], {}, {"desiredNumberScheduled": desired} if kind == "DaemonSet" else {})

@@ -13,7 +13,9 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import kmock
+from aiohttp import web
 
 from services.plant.kube_emulator.controllers import bind, remove
 from services.plant.kube_emulator.patch import apply_patch, merge
@@ -23,6 +25,7 @@ from services.plant.kube_emulator.store import Change, Key, ObjectStore, StatusE
 
 _WATCH_S = 300.0
 _BOOKMARK_S = 10.0
+_RELAYED = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/:]+):(\d+)/proxy(/.*)")
 _VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")
 _ACTIONS = {
     ("GET", False): kmock.action.LIST,
@@ -59,6 +62,8 @@ class KubeApi(kmock.KubernetesScaffold):
 
     async def __call__(self, raw_request: Any) -> Any:
         """Serve a request.  kmock cannot parse requests for namespaces themselves, so they are parsed here."""
+        if (relayed := _RELAYED.fullmatch(raw_request.path)) is not None:
+            return await self._relay(*relayed.groups())
         match = re.fullmatch(r"/api/v1/namespaces(?:/([^/]+))?", raw_request.path)
         if match is None:
             return await super().__call__(raw_request)
@@ -77,6 +82,20 @@ class KubeApi(kmock.KubernetesScaffold):
         )
         self._requests.append(request)
         return await self._handle(request)
+
+    async def _relay(self, namespace: str, name: str, port: str, path: str) -> web.Response:
+        """What a Pod answers, as the API server relays it."""
+        pod = self.store.get(("pods", namespace, name))
+        refusal = StatusError(404, "NotFound", f'pods "{name}" not found')
+        if pod is not None:
+            address = (pod.get("status") or {}).get("podIP", "")
+            try:
+                async with aiohttp.request("GET", f"http://{address}:{port}{path}") as answer:
+                    return web.Response(status=answer.status, body=await answer.read())
+            except (aiohttp.ClientError, ValueError) as error:
+                text = f"error trying to reach service: {error}"
+                refusal = StatusError(503, "ServiceUnavailable", text)
+        return web.json_response(refusal.body(), status=refusal.status)
 
     async def _handle(self, request: kmock.Request) -> Any:
         try:

@@ -54,18 +54,14 @@ class Probe:
                 # After a delay, skip the packets that were due: sent at once, they would delay each other.
                 due += self._interval * ((now - due) // self._interval + 1)
             readable, _, _ = select.select([self._link], [], [], max(due - time.monotonic_ns(), 0) / 1e9)
-            if readable:
-                self._receive()
-
-    def _receive(self) -> None:
-        try:
-            data = self._link.recv(2048)
-        except ConnectionRefusedError:
-            return
-        now = time.monotonic_ns()
-        sent = self._waiting.pop(_HEADER.unpack_from(data)[0], None)
-        if sent is not None:
-            os.write(self._out, RECORD.pack(sent[0], now - sent[1]))
+            if not readable:
+                continue
+            with contextlib.suppress(ConnectionRefusedError):
+                data = self._link.recv(2048)
+                now = time.monotonic_ns()
+                sent = self._waiting.pop(_HEADER.unpack_from(data)[0], None)
+                if sent is not None:
+                    os.write(self._out, RECORD.pack(sent[0], now - sent[1]))
 
 
 def main() -> None:

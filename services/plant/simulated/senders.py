@@ -222,7 +222,14 @@ class TcpSender:
         trip = self._trip = self._base + fifo_delay + limiter.delay()
         self._since += dt
         if self._hit and now >= self._noticed:
-            self._shrink(now)
+            # A loss is noticed: CUBIC shrinks the window, and its curve begins anew.
+            self._peak = self._window
+            self._window = max(self._window * (1 - (1 - _BETA) * self._hit / self._flows), _LEAST * self._flows)
+            self._climb = (max(self._peak - self._window, 0.0) / (self._flows * MTU_WIRE * _CUBIC)) ** (1 / 3)
+            self._since = self._missing = 0.0
+            self._hit = 0
+            self._slow_start = False
+            self._recovered = now + self._trip
         if self._full and not self._hit:
             self._grow(dt, trip)
         # If the round trip is shorter than the tick, the window can be sent several times within it.
@@ -286,12 +293,3 @@ class TcpSender:
         self._hit += hit
         if self._hit:
             self._missing += lost
-
-    def _shrink(self, now: float) -> None:
-        self._peak = self._window
-        self._window = max(self._window * (1 - (1 - _BETA) * self._hit / self._flows), _LEAST * self._flows)
-        self._climb = (max(self._peak - self._window, 0.0) / (self._flows * MTU_WIRE * _CUBIC)) ** (1 / 3)
-        self._since = self._missing = 0.0
-        self._hit = 0
-        self._slow_start = False
-        self._recovered = now + self._trip

@@ -6,12 +6,12 @@ those that tell workloads apart.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from string import Template
 from typing import NamedTuple
 
 from schemas.config import Figure, Signal
-from services.sampler.workloads import Workloads, is_plain
+from services.sampler.workloads import SENDER_NODE, PlacedParts, Workloads, is_plain
 
 _BUCKETS = "sum by ($by, le) (rate(${metric}_bucket{$select}[$window]))"
 
@@ -33,7 +33,7 @@ DEFAULTS: dict[Figure, str] = {
         "sum by ($by) (min_over_time(${metric}_count{$select}[$window]) unless ${metric}_count{$select} offset $window)"
     ),
     "lost": "sum by ($by) (increase(${lost}{$select}[$window]))",
-    "throughput": "sum by (namespace, pod, workload) (rate(${throughput}{$senders}[$window]))",
+    "throughput": "sum by ($sent_by) (rate(${throughput}{$senders}[$window]))",
 }
 """``scraped`` is when each workload was last scraped, Unix seconds; throughput is in bytes a second.
 
@@ -118,23 +118,13 @@ def build_queries(
     keys = [key.partition("/") for key in (workloads.critical if critical is None else critical)]
     if not is_plain(names.metric) and any(figure not in signal.prometheus.queries for figure in texts if texts[figure]):
         raise ValueError(f"signal.metric: {names.metric!r} needs quotation marks: give signal.prometheus.queries")
-    matchers = [f"{_name(label)}={_quote(value)}" for label, value in names.matchers.items()]
-    if names.namespace:
-        matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
-    matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
-    senders = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
-    if names.interface:
-        # A counter without interfaces has none of another name.
-        senders += f",interface=~{_quote(re.escape(names.interface) + '|')}"
     values = {
         "metric": names.metric,
         "lost": names.lost,
         "throughput": names.throughput,
         "window": f"{signal.window // 1_000_000}ms",
         "long": f"{_LONG * signal.window // 1_000_000}ms",
-        "by": ", ".join(_name(label) for label in (names.namespace, names.workload) if label),
-        "select": ",".join(matchers),
-        "senders": senders,
+        **_select_series(workloads, keys, namespaces),
     }
     queries: dict[Figure, str] = {}
     for figure, text in texts.items():
@@ -146,6 +136,34 @@ def build_queries(
             known = ", ".join(f"${name}" for name in values)
             raise ValueError(f"query {figure!r}: unknown placeholder: {error}; there are {known}") from None
     return {figure: query for figure, query in queries.items() if query}
+
+
+def _select_series(
+    workloads: Workloads, keys: Sequence[tuple[str, str, str]], namespaces: Collection[str] | None
+) -> dict[str, str]:
+    """The placeholders that say which series are asked for, and by which labels they are added up."""
+    names = workloads.names
+    matchers = [f"{_name(label)}={_quote(value)}" for label, value in names.matchers.items()]
+    if names.namespace:
+        matchers.append(_match_any(names.namespace, (namespace for namespace, _, _ in keys)))
+    matchers.append(_match_any(names.workload, (name for _, _, name in keys)))
+    senders = _match_any("namespace", namespaces or (key.partition("/")[0] for key in workloads.senders))
+    if names.interface:
+        # A counter without interfaces has none of another name.
+        senders += f",interface=~{_quote(re.escape(names.interface) + '|')}"
+    by, sent_by = [names.namespace, names.workload], ["namespace", "pod", "workload"]
+    if isinstance(workloads.parts, PlacedParts):
+        matchers.append(_match_any(names.node, workloads.parts.nodes))
+        senders += f",{_match_any(SENDER_NODE, workloads.parts.nodes)}"
+        if workloads.parts.are_single:
+            by.append(names.node)
+            sent_by.append(SENDER_NODE)
+    return {
+        "by": ", ".join(_name(label) for label in by if label),
+        "sent_by": ", ".join(sent_by),
+        "select": ",".join(matchers),
+        "senders": senders,
+    }
 
 
 def _match_any(label: str, values: Iterable[str]) -> str:

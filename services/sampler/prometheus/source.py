@@ -6,7 +6,7 @@ a thread of its own, so that all are sent together.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf, isfinite, nan
 
@@ -33,6 +33,10 @@ _HINT_S = 20.0
 _MOST_COUNTED = 4096
 """Windows whose observations are remembered; of more, they are asked for again."""
 _SLOW_INTERVAL_S = 5.0
+_AHEAD_S = 1.0
+"""No scrape is later than the time that was asked about, but for rounding."""
+_SINGLE = ("jitter", "p95", "scraped")
+"""Figures of which a workload has one series; sums of them say nothing."""
 
 
 class PrometheusSource(Source):
@@ -141,7 +145,7 @@ class PrometheusSource(Source):
         Raises:
             NoData: the server does not answer.
         """
-        window, find = self._signal.window, self._workloads.find_critical
+        window, find = self._signal.window, self._workloads.find_critical_part
         counted = self._counted[end] = sum_by_workload(observations, find)
         for old in [one for one in self._counted if not end - 2 * window <= one <= end]:
             del self._counted[old]
@@ -178,7 +182,7 @@ class PrometheusSource(Source):
         except RequestFailed as error:
             raise NoData(str(error)) from error
         by_figure = dict(zip(figures, answers, strict=True))
-        counted = {at: sum_by_workload(vector, self._workloads.find_critical) for at, vector in history.items()}
+        counted = {at: sum_by_workload(vector, self._workloads.find_critical_part) for at, vector in history.items()}
         measured = {}
         for end in ends:
             at = end - self._offset
@@ -188,30 +192,35 @@ class PrometheusSource(Source):
 
     def _build(self, end: int, vectors: Mapping[str, Vector], usual: Mapping[str, float]) -> Measurements:
         workloads = self._workloads
-        sums = {figure: sum_by_workload(vector, workloads.find_critical) for figure, vector in vectors.items()}
+        sums = {figure: sum_by_workload(vector, workloads.find_critical_part) for figure, vector in vectors.items()}
+        twice = {key: figure for figure in _SINGLE for key in find_repeated(vectors.get(figure, []), workloads)}
         latency = {}
-        for key in workloads.critical:
+        for key in workloads.measured_critical:
             figures = {figure: values[key] for figure, values in sums.items() if key in values}
             observations, lost = figures.get("observations", 0.0), figures.get("lost")
             doubt = explain_fall(figures.get("resets", 0.0), figures.get("returns", 0.0))
             doubt = doubt or explain_jump(observations, usual.get(key, 0.0))
             missing = self._explain_missing(key, end, figures) or doubt
+            if missing is None and min(figures["jitter"], figures["p95"]) < 0:
+                missing = "a latency below zero"
+            if missing is None and key in twice:
+                missing = f"several series of it in one answer ({twice[key]}): two servers' answers put together?"
             if doubt is not None:
                 lost = None  # whoever counted it
             latency[key] = LatencyStats(
                 jitter=None if missing else figures["jitter"] * workloads.names.unit,
                 p95=None if missing else figures["p95"] * workloads.names.unit,
                 observations=round(observations) if isfinite(observations) else 0,
-                lost=lost if lost is not None and isfinite(lost) else None,
+                lost=lost if lost is not None and 0 <= lost < inf else None,
                 bounds=self._bounds.get(key),
                 missing=missing,
             )
         sent = vectors.get("throughput", [])
-        rates = sum_by_workload(sent, workloads.find_sender)
-        throughput = {key: round(rate * 8 / 1000) for key, rate in rates.items() if isfinite(rate)}
+        rates = sum_by_workload(sent, workloads.find_sender_part)
+        throughput = {key: round(rate * 8 / 1000) for key, rate in rates.items() if 0 <= rate < inf}
         pods: dict[str, set[str]] = {}
         for labels, _ in sent:
-            sender = workloads.find_sender(labels)
+            sender = workloads.find_sender_part(labels)
             if sender in throughput and "pod" in labels:
                 pods.setdefault(sender, set()).add(labels["pod"])
         return Measurements(
@@ -248,6 +257,10 @@ class PrometheusSource(Source):
         interval, period = self._signal.prometheus.scrape_interval.seconds, self._signal.period.seconds
         if not isfinite(age):
             return f"not measured: its last scrape was {age} s ago"
+        if age < -_AHEAD_S:
+            return (
+                f"its last scrape is {-age:.1f} s later than the time that was asked about: an answer of another time"
+            )
         ages = self._ages.setdefault(key, deque())
         if ages and end <= ages[-1][0]:
             ages.clear()
@@ -286,11 +299,17 @@ def sum_by_workload(vector: Vector, find: Callable[[Mapping[str, str]], str | No
     return values
 
 
+def find_repeated(vector: Vector, workloads: Workloads) -> set[str]:
+    """Critical workloads with more than one series in an answer."""
+    count = Counter(workloads.find_critical_part(labels) for labels, _ in vector)
+    return {key for key, number in count.items() if key is not None and number > 1}
+
+
 def collect_bounds(vector: Vector, workloads: Workloads) -> dict[str, tuple[float, ...]]:
     """Finite bucket bounds by workload."""
     bounds: dict[str, set[float]] = {}
     for labels, _ in vector:
-        key = workloads.find_critical(labels)
+        key = workloads.find_critical_part(labels)
         if key is not None:
             try:
                 bound = float(labels.get("le", "")) * workloads.names.unit

@@ -28,7 +28,7 @@ class CounterSeries(NamedTuple):
 
     kind: SeriesKind
     workload: str
-    """``namespace/workload``."""
+    """``namespace/workload``; of one that is read node by node with ``@node``."""
     labels: tuple[tuple[str, str], ...]
     bounds: tuple[float, ...] = ()
     """A histogram's finite bounds, ascending."""
@@ -196,9 +196,9 @@ class PageReader:
         if kind is None:
             return None
         if kind in ("throughput", "unmetered"):
-            key = self._workloads.find_sender(labels)
+            key = self._workloads.find_sender_part(labels)
         else:
-            key = self._workloads.find_critical(labels) if self._workloads.has_matchers(labels) else None
+            key = self._workloads.find_critical_part(labels) if self._workloads.has_matchers(labels) else None
         if key is None:
             return None
         bound = None

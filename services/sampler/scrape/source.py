@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
 from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
-from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
-from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, combine_pages
+from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage, SeriesKind
+from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, by_part, combine_pages
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
-from services.sampler.workloads import Workloads
+from services.sampler.workloads import Workloads, explain_absence
 
 if TYPE_CHECKING:
     from services.sampler.scrape.meters import MeterFleet
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ACCEPT = "text/plain;version=0.0.4"
 _ACCEPT_ANY_NAME = f"text/plain;version=1.0.0;escaping=allow-utf-8,{_ACCEPT};q=0.5"
 """Without it, exporters write underscores for what only names in quotation marks may hold."""
+_JUDGED: tuple[SeriesKind, ...] = ("latency", "lost")
 _NO_PAGES = ("text/html", "application/json", "application/vnd.google.protobuf")
 
 
@@ -112,11 +113,17 @@ class ScrapeSource(Source):
         self._window = signal.window
         self._workloads = workloads
         self._scrapers = [Scraper(url, signal, workloads) for url in signal.scrape.urls]
-        self._fleet = _build_fleet(signal, workloads) if signal.scrape.meters else None
+        self._fleet: MeterFleet | None = None
+        if signal.scrape.meters:
+            # Most of the HTTP library's memory is saved where no meter is read.
+            from services.sampler.scrape import meters  # noqa: PLC0415
+
+            self._fleet = meters.MeterFleet(signal, workloads)
 
     def define(self, workloads: Workloads) -> None:
         """Read these workloads from the next page on."""
-        added = set(workloads.senders) - set(self._workloads.senders)
+        before = self._workloads
+        added = set(workloads.senders) - set(before.senders) | (workloads.parts.split ^ before.parts.split)
         self._workloads = workloads
         for scraper in self._scrapers:
             scraper.define(workloads, added)
@@ -155,8 +162,9 @@ class ScrapeSource(Source):
                 unknown[scraper] = ONE_PAGE
         if not answered:
             raise NoData("; ".join(unknown.values()))
-        increases = [item for scraper in answered for item in scraper.window.increases().items()]
-        last = [item for scraper in answered for item in scraper.window.increases(2).items()]
+        parts = self._workloads.parts
+        increases = by_part((item for scraper in answered for item in scraper.window.increases().items()), parts)
+        last = by_part((item for scraper in answered for item in scraper.window.increases(2).items()), parts)
         starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         unreliable = self._explain_unreliable(answered, end)
         increases = [item for item in increases if item[0].workload not in unreliable]
@@ -165,7 +173,7 @@ class ScrapeSource(Source):
         medians = {key: quantile(0.5, *histogram) for key, histogram in _sum_histograms(last).items()}
         return Measurements(
             start=min(starts, default=end - self._window),
-            latency=measure_latency(increases, self._workloads.critical, missing),
+            latency=measure_latency(increases, self._workloads.measured_critical, missing),
             throughput=sent.rates,
             recent=sent.recent,
             recent_p50={key: median for key, median in medians.items() if median is not None},
@@ -178,38 +186,42 @@ class ScrapeSource(Source):
         self, answered: Sequence[PageSource], unknown: Mapping[Scraper, str], end: int
     ) -> Throughput:
         """What the workloads sent, by the meters where there are any, otherwise by the exporters' pages."""
-        senders = self._workloads.senders
         if self._fleet is None:
-            return combine_pages(senders, answered, unknown.items(), end)
+            return combine_pages(self._workloads, answered, unknown.items(), end)
         why = self._fleet.explain_all_missing()
         if why is not None:
-            return Throughput({}, {}, {}, dict.fromkeys(senders, why))
-        return combine_pages(senders, self._fleet.answered, self._fleet.explain_unknown(end).items(), end)
+            return Throughput({}, {}, {}, dict.fromkeys(self._workloads.measured_senders, why))
+        return combine_pages(self._workloads, self._fleet.answered, self._fleet.explain_unknown(end).items(), end)
 
     def _explain_unreliable(self, answered: Iterable[Scraper], end: int) -> dict[str, str]:
         """Why latencies and losses are not believed, by critical workload."""
-        reasons = {}
+        reasons: dict[str, str] = {}
         for scraper in answered:
-            for key in self._workloads.critical:
-                for kind in ("latency", "lost"):
+            for kind in _JUDGED:
+                for key in sorted(scraper.window.workloads(kind)):
                     why = scraper.window.explain_unreliable(kind, key, end)
-                    if why is not None and key in scraper.window.workloads(kind):
+                    if why is not None:
                         reasons[key] = f"{scraper.url}: {why}"
-        return reasons
+        return self._workloads.parts.expand_reasons(reasons)
 
     def _explain_missing(self, answered: Iterable[Scraper], unknown: Mapping[Scraper, str]) -> dict[str, str]:
         """Why workloads are not measured: no page shows them, or an exporter that shows them cannot be read.
 
         Several exporters may each see a part of a workload: then the unread part may be the broken one.
         """
-        present = {key for scraper in answered for key in scraper.window.present}
+        names, parts = self._workloads.names, self._workloads.parts
+        read = {key for scraper in answered for key in scraper.window.present}
+        present = parts.expand_all(read)
         elsewhere = "".join(f"; {why}" for why in unknown.values() if why is not ONE_PAGE)
-        absent = f"not measured: the page has no series of {self._workloads.names.metric} for it{elsewhere}"
-        missing = {key: absent for key in self._workloads.critical if key not in present}
+        missing = {
+            key: explain_absence(names.metric, key, names.node, read) + elsewhere
+            for key in self._workloads.measured_critical
+            if key not in present
+        }
         for scraper, why in unknown.items():
-            missing |= dict.fromkeys(scraper.window.workloads("latency"), why)
+            missing |= dict.fromkeys(parts.expand_all(scraper.window.workloads("latency")), why)
         for scraper in answered:
-            missing |= scraper.page.faults
+            missing |= parts.expand_reasons(scraper.page.faults)
         return missing
 
     def close(self) -> None:
@@ -218,13 +230,6 @@ class ScrapeSource(Source):
             scraper.close()
         if self._fleet is not None:
             self._fleet.close()
-
-
-def _build_fleet(signal: Signal, workloads: Workloads) -> "MeterFleet":
-    # Most of the HTTP library's memory is saved where no meter is read.
-    from services.sampler.scrape.meters import MeterFleet  # noqa: PLC0415
-
-    return MeterFleet(signal, workloads)
 
 
 def measure_latency(

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from services.sampler.scrape.parser import CounterSeries, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
+from services.sampler.workloads import Parts, Workloads
 
 ONE_PAGE = "seen on one page so far; a window needs two"
 _NOT_COUNTED = "not counted anew within the window"
@@ -39,17 +40,18 @@ class Throughput(Struct, frozen=True):
 
 
 def combine_pages(
-    senders: Collection[str], answered: Collection[PageSource], unknown: Iterable[tuple[PageSource, str]], end: int
+    workloads: Workloads, answered: Collection[PageSource], unknown: Iterable[tuple[PageSource, str]], end: int
 ) -> Throughput:
     """Combine the pages of the window that ends at ``end``.
 
     Args:
-        senders: the configured workloads.
+        workloads: the configured ones.
         answered: whose newest page belongs to ``end``.
         unknown: why the pages of others, or too few of them, are not known.
         end: UTC ns.
     """
     missing: dict[str, str] = {}
+    parts = workloads.parts
     for source, why in unknown:
         missing |= dict.fromkeys(source.window.workloads("throughput"), why)
         missing |= dict.fromkeys(source.page.unmetered, why)
@@ -66,11 +68,23 @@ def combine_pages(
         if present:
             whole += source.window.increases().items()
             recent += source.window.increases(2).items()
+    missing = parts.expand_reasons(missing)
+    whole, recent = by_part(whole, parts), by_part(recent, parts)
     rates, pods = measure_throughput(whole, missing)
     missing |= {key: _NOT_COUNTED for series, _ in whole if (key := series.workload) not in {*rates, *missing}}
-    absent = set(senders) - {*rates, *missing}
+    absent = set(workloads.measured_senders) - {*rates, *missing}
     missing |= dict.fromkeys(absent, "no page has a series of the throughput counter for it")
     return Throughput(rates, measure_throughput(recent, missing)[0], pods, missing)
+
+
+def by_part(increases: Iterable[tuple[CounterSeries, Increase]], parts: Parts) -> list[tuple[CounterSeries, Increase]]:
+    """The series by what they count for: one on a node may count for several, or for none any more."""
+    increases = list(increases)
+    if not parts.split:
+        return increases
+    return [
+        (series._replace(workload=name), added) for series, added in increases for name in parts.expand(series.workload)
+    ]
 
 
 def measure_throughput(

@@ -191,7 +191,7 @@ class PageWindow:
         A histogram that may have counted before it is remembered as doubtful.
         """
         if series.kind == "lost":
-            return series.workload not in self._unread
+            return series.workload.partition("@")[0] not in self._unread
         if series.kind != "latency" or ("latency", series.workload) not in self._newest:
             return False
         last = self._snapshots[-1]
@@ -284,17 +284,14 @@ class PageWindow:
                 sums[series] = added if so_far is None else [a + b for a, b in zip(so_far, added, strict=True)]
         increases = {}
         for series, counts in sums.items():
-            increases[series] = Increase(counts, _measure_time(series, chosen))
+            # Between the first and the last count, by the pages' own timestamps where they have them.  A pod that
+            # came or went within the window sent nothing in the rest of it.
+            first, last = chosen[0], chosen[-1]
+            if series in first.stamps and series in last.stamps:
+                seconds = (last.stamps[series] - first.stamps[series]) / 1000
+            elif any(series in page.stamps for page in chosen):
+                seconds = (last.end - first.end) / 1e9
+            else:
+                seconds = last.at - first.at
+            increases[series] = Increase(counts, seconds)
         return increases
-
-
-def _measure_time(series: CounterSeries, pages: Sequence[_Snapshot]) -> float:
-    """Seconds between the first and the last count, by the pages' own timestamps where they have them.
-
-    A pod that came or went within the window sent nothing in the rest of it.
-    """
-    first, last = pages[0], pages[-1]
-    if series in first.stamps and series in last.stamps:
-        return (last.stamps[series] - first.stamps[series]) / 1000
-    is_stamped = any(series in page.stamps for page in pages)
-    return (last.end - first.end) / 1e9 if is_stamped else last.at - first.at

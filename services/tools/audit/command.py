@@ -8,18 +8,16 @@ from rich.text import Text
 
 from services.tools.audit.auditor import Auditor
 from services.tools.common.bus_reader import MessageRange
-from services.tools.common.message_source import MessageSource, require_domains, source_options
+from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
 from services.tools.common.output import TerminalConsole, escape_line, print_json, print_warning
-from services.tools.common.time_options import TimeParam, format_time, require_order
+from services.tools.common.time_options import format_time, require_order
 
 _MOST_SHOWN = 200
 
 
 @click.command("audit")
 @source_options
-@click.option("--since", type=TimeParam(), help="Begin there: 10m (ago), or a time; with all that is kept without it.")
-@click.option("--until", type=TimeParam(), help="End there.")
-@click.option("--domain", "domains", multiple=True, help="Only this domain; may be given again.")
+@range_options
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     source: MessageSource, since: int | None, until: int | None, domains: tuple[str, ...], as_json: bool

@@ -1,6 +1,7 @@
 """Bounds of the targets' limits: from the capacity, the critical load, and what each target sent."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from schemas.domain import Target
 from schemas.units import Rate
@@ -36,7 +37,7 @@ def propose_limits(of: DomainReadings, queues: QueueHistory, capacity: Capacity)
         if not pods:
             why = "the limit is per pod, and the recording does not say how many pods there were"
         if why:
-            figures += _keep(target, why)
+            figures += [_propose(target, setting, None, "none", why) for setting in ("max", "fail_safe", "min")]
             continue
         most = propose_maximum(of, i, queues.clean, capacity, quiet, pods)
         room = None
@@ -47,11 +48,24 @@ def propose_limits(of: DomainReadings, queues: QueueHistory, capacity: Capacity)
     return figures
 
 
-def _keep(target: Target, why: str) -> list[Figure]:
-    return [
-        Figure(setting=name, key=target.key, configured=getattr(target, name), confidence="none", why=why)
-        for name in ("max", "fail_safe", "min")
-    ]
+def _propose(
+    target: Target,
+    setting: Literal["max", "fail_safe", "min"],
+    value: Rate | None,
+    confidence: Confidence,
+    why: str,
+    **evidence: Any,
+) -> Figure:
+    """The figure of one of a target's settings, beside what is configured; ``evidence`` is its spans and facts."""
+    return Figure(
+        setting=setting,
+        key=target.key,
+        value=value,
+        configured=getattr(target, setting),
+        confidence=confidence,
+        why=why,
+        **evidence,
+    )
 
 
 def propose_maximum(
@@ -60,32 +74,21 @@ def propose_maximum(
     """A maximum: twice what the target sent if it never wanted more, else what the quiet link has room for."""
     target = of.domain.targets[i]
 
-    def propose(value: Rate | None, confidence: Confidence, why: str, **facts: float) -> Figure:
-        return Figure(
-            setting="max",
-            key=target.key,
-            value=value,
-            configured=target.max,
-            confidence=confidence,
-            why=why,
-            facts=facts,
-        )
-
     used = max((rate for one in of.readings if (rate := one.sent[i]) is not None), default=0)
     limits = [limit * pods for one in clean if one.sent[i] is not None and (limit := one.limits[i]) is not None]
     roomy = sum(limit >= _ROOMY * used for limit in limits)
     if used and roomy > _LEFT * len(limits):
         why = f"it never sent more than {format_rate(used)}, though it had room for more in {roomy} samples: twice that"
         value = min(_TWICE * used, capacity.known or _TWICE * used)
-        return propose(round_down(value / pods, 2), "medium", why, sent=float(used))
+        return _propose(target, "max", round_down(value / pods, 2), "medium", why, facts={"sent": float(used)})
     if capacity.known is None or quiet is None or capacity.figure.bound:
         missing = "the capacity is not known" if quiet is not None else "the critical load was not measured"
-        return propose(None, "none", f"it takes what it gets, and {missing}")
+        return _propose(target, "max", None, "none", f"it takes what it gets, and {missing}")
     wants = "it used all that it was allowed" if limits else "no limits were recorded, so it may want more than it sent"
     why = f"{wants}; beside a quiet critical load of {format_rate(quiet)} the link has room for that"
     room = max(capacity.known - quiet, 1) / pods
     confidence = capacity.figure.confidence if limits else least("low", capacity.figure.confidence)
-    return propose(round_down(room, 2), confidence, why, critical_quiet=float(quiet))
+    return _propose(target, "max", round_down(room, 2), confidence, why, facts={"critical_quiet": float(quiet)})
 
 
 def propose_fail_safe(of: DomainReadings, i: int, most: Figure, room: float | None, confidence: Confidence) -> Figure:
@@ -93,27 +96,16 @@ def propose_fail_safe(of: DomainReadings, i: int, most: Figure, room: float | No
     target = of.domain.targets[i]
     peaks = [(one.critical, one.end) for one in of.readings if one.critical is not None]
     if room is None:
-        return Figure(
-            setting="fail_safe",
-            key=target.key,
-            configured=target.fail_safe,
-            confidence="none",
-            why="capacity and critical load are not both known",
-        )
+        return _propose(target, "fail_safe", None, "none", "capacity and critical load are not both known")
     peak, end = max(peaks)
     at = (end - of.first) / 1e9
     value = round_down(max(min(room, int(most.value or target.max)), 1), 2)
-    return Figure(
-        setting="fail_safe",
-        key=target.key,
-        value=value,
-        configured=target.fail_safe,
-        confidence=confidence,
-        why=f"beside the highest critical load, {format_rate(peak)}, {_KEPT:.0%} of the least capacity leaves that; "
-        f"a load that did not occur in these {format_duration(of.last - of.first)} is not in it",
-        spans=(Span(max(at - 1, 0.0), at),),
-        facts={"critical_peak": float(peak)},
+    why = (
+        f"beside the highest critical load, {format_rate(peak)}, {_KEPT:.0%} of the least capacity leaves that; "
+        f"a load that did not occur in these {format_duration(of.last - of.first)} is not in it"
     )
+    shown = (Span(max(at - 1, 0.0), at),)
+    return _propose(target, "fail_safe", value, confidence, why, spans=shown, facts={"critical_peak": float(peak)})
 
 
 def propose_minimum(target: Target, most: Figure, safe: Figure) -> Figure:
@@ -124,4 +116,4 @@ def propose_minimum(target: Target, most: Figure, safe: Figure) -> Figure:
     if value < target.min:
         why = "the configured one is more than what is left beside the highest critical load"
         value = Rate(min(max(int(most.value or target.max) // _HUNDREDTH, 1), ceiling))
-    return Figure(setting="min", key=target.key, value=value, configured=target.min, confidence="low", why=why)
+    return _propose(target, "min", value, "low", why)

@@ -2,6 +2,7 @@
 
 from schemas.config import Config
 from services.sampler.source_factory import source_class
+from services.sampler.workloads import metric_names
 from services.tools.check.cluster_rules import Finding
 from services.tools.check.signal_advice import explain_coarse_buckets, suggest_probes
 from services.tools.check.sizing import explain_size
@@ -36,6 +37,10 @@ def advise(config: Config, *, measured: bool) -> list[Finding]:
         found.append(Finding("warning", "targets", why))
     for domain in config.domains:
         where, least = f"domain {domain.name}", domain.min_observations
+        if domain.is_template and not metric_names(signal).node:
+            name = metric_names(signal).metric
+            text = f"{name} has no label for a node: instances have no data; set signal.labels.node"
+            found.append(Finding("warning", f"{where}: per", text))
         if least < _FEW:
             text = f"with {least} latencies a true P95 of 2 ms reads anything from about 1.4 to 2.8 ms"
             found.append(Finding("warning", f"{where}: min_observations", text))

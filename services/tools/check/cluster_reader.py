@@ -6,7 +6,7 @@ kubeconfig of the installing user.
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,8 +50,8 @@ async def check_cluster(config: Config) -> CheckResult:
 
 
 async def _read(api: KubeClient, config: Config) -> ClusterObjects:
-    keys = {critical.key for domain in config.domains for critical in domain.critical}
-    keys |= {target.key for domain in config.domains for target in domain.targets}
+    targets = {target.key for domain in config.domains for target in domain.targets}
+    keys = targets | {critical.key for domain in config.domains for critical in domain.critical}
     places = {place for domain in config.domains for target in domain.targets for place in target.pod_namespaces}
     namespaces = sorted({key.partition("/")[0] for key in keys} | places)
     home = "kube-system"
@@ -90,7 +90,11 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
         volumes=volumes,
         absent=await _find_absent_services(api, config),
         not_enforced=find_not_enforced(events),
-        left_over=_find_left_over(named, {target.key for domain in config.domains for target in domain.targets}),
+        left_over={
+            key: str(noted.get("kubernetes.io/egress-bandwidth"))
+            for key, one in named.items()
+            if key not in targets and (noted := annotations(one)).get(_RECORD, "{}").strip() != "{}"
+        },
         meter=await _read_meter(api, config),
     )
 
@@ -120,16 +124,6 @@ async def _read_meter(api: KubeClient, config: Config) -> MeterObjects | None:
         trusts_netkit=config.meter.trust_netkit,
     )
     return replace(meter, endpoints=config.meter.endpoints or meter.has_variable("SLUICE_METER_ENDPOINTS"))
-
-
-def _find_left_over(deployments: Mapping[str, Any], targets: Collection[str]) -> dict[str, str]:
-    """Find Deployments that carry Sluice's record and are no target; returns their limits."""
-    noted = {key: annotations(one) for key, one in deployments.items() if key not in targets}
-    return {
-        key: str(found.get("kubernetes.io/egress-bandwidth"))
-        for key, found in noted.items()
-        if found.get(_RECORD, "{}").strip() != "{}"
-    }
 
 
 async def _find_absent_services(api: KubeClient, config: Config) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ from msgspec import Struct, convert
 
 from schemas.domain import Domain, Target
 from services.actuator.ownership import parse_record, pause_reason, resume_command
-from services.kube.objects import BANDWIDTH, Workload
+from services.kube.objects import BANDWIDTH
 from services.kube.workloads import OtherOwner, derive_kind, known_kind
 from services.tools.check.selectors import (
     Object,
@@ -270,7 +270,9 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     where = name_workload(target.key)
     if "uid" not in deployment["metadata"] and target.selector is not None:
         return  # its record is still to be made
-    seen = _convert_object(target, deployment)
+    # The object that carries the target's record, as the actuator sees it.
+    kind = known_kind(target) or derive_kind(OtherOwner, deployment["kind"], deployment["apiVersion"], "")
+    seen = convert(deployment if target.ref is not None else {"metadata": deployment["metadata"]}, type=kind)
     paused = pause_reason(seen, managed=False)
     if paused is not None:
         text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
@@ -281,15 +283,6 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
             "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"
         )
         yield Finding("warning", where, text + _describe_gitops(deployment))
-
-
-def _convert_object(target: Target, workload: Object) -> Workload:
-    """The object that carries a target's record, as the actuator sees it."""
-    kind = known_kind(target)
-    if kind is None:
-        kind = derive_kind(OtherOwner, workload["kind"], workload["apiVersion"], "")
-    tree = workload if target.ref is not None else {"metadata": workload["metadata"]}
-    return convert(tree, type=kind)
 
 
 def _describe_setter(deployment: Object) -> str:

@@ -18,6 +18,7 @@ from services.resources.file import has_resources, load_resources, write_resourc
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.sampler.source import Lag
 from services.sampler.source_factory import check_source, source_class
 from services.tools.check.advice import advise
@@ -46,7 +47,7 @@ class CheckReport(Struct, frozen=True):
 
 
 @click.command("check")
-@click.argument("path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CONFIG", type=ConfigFile())
 @click.option("--offline", is_flag=True, help="Do not look at the bus and the source of measurements.")
 @click.option("--cluster", is_flag=True, help="Look at the cluster, too: whether limits would hold there.")
 @click.option("--strict", is_flag=True, help="Warnings, and servers that cannot be reached, count as errors.")
@@ -74,10 +75,13 @@ def command(path: Path, offline: bool, cluster: bool, strict: bool, as_json: boo
         # Its client is slow to load.
         from services.tools.check.api_proxy import check_through_api  # noqa: PLC0415
         from services.tools.check.cluster_reader import check_cluster  # noqa: PLC0415
+        from services.tools.check.running_services import check_services  # noqa: PLC0415
 
         settings = with_default_kubeconfig(config)
         results = [] if offline else asyncio.run(check_through_api(settings))
         results.append(asyncio.run(check_cluster(settings)))
+        running = asyncio.run(check_services(settings))
+        results += [running] if running is not None else []
     elif not offline:
         results = asyncio.run(check_connectivity(config))
     measured = any(one.what == config.signal.source and is_measured(one) for one in results)
@@ -115,7 +119,10 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, o
     if len(domains) > _SHOWN:
         console.print(f"and {len(domains) - _SHOWN} domains more; --json prints all", soft_wrap=True)
     if not of_resources:
-        _show_signal(console, report)
+        signal, lag = report.config.signal, report.lag
+        line = f": a window of {signal.window} every {signal.period} by {signal.source}; "
+        shows = f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s"
+        console.print(Text.assemble(("Signal", "bold"), line, shows), soft_wrap=True)
     for one in report.results:
         state = "" if one.reached else "not reached from here: "
         line = f" {escape_line(one.where)}: {state}{escape_line(one.state)}"
@@ -135,28 +142,17 @@ def _show_report(console: TerminalConsole, path: Path, report: CheckReport, *, o
     console.print(f"{path}: {summary}", style="green" if works else None, soft_wrap=True)
 
 
-def _show_signal(console: TerminalConsole, report: CheckReport) -> None:
-    signal, lag = report.config.signal, report.lag
-    console.print(
-        Text.assemble(
-            ("Signal", "bold"),
-            f": a window of {signal.window} every {signal.period} by {signal.source}; "
-            f"a violation shows within {lag.appears:.2g} s, its end within {lag.vanishes:.2g} s",
-        ),
-        soft_wrap=True,
-    )
-
-
 def _show_domain(console: TerminalConsole, domain: Domain) -> None:
     capacity = f", together at most {domain.capacity}" if domain.capacity is not None else ""
+    per = f", an instance of it per {escape_line(domain.per)}" if domain.per else ""
     shadow = f", in the shadow {', '.join(domain.shadow)}" if domain.shadow else ""
     shield = domain.shield
     console.print(
         Text.assemble(
             (f"Domain {escape_line(domain.name)}", "bold"),
-            f": policy {domain.policy}{shadow}{capacity}; limits rise by at most {shield.rise_per_second:.0%} of their "
-            f"range a second, a violation cuts them to {shield.cut:.0%}; fail-safe after {domain.dead_man} without "
-            "a decision",
+            f"{per}: policy {domain.policy}{shadow}{capacity}; limits rise by at most {shield.rise_per_second:.0%} of "
+            f"their range a second, a violation cuts them to {shield.cut:.0%}; fail-safe after {domain.dead_man} "
+            "without a decision",
         ),
         soft_wrap=True,
     )

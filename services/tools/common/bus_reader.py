@@ -102,7 +102,8 @@ class BusReader:
         """Read the state that each domain's range begins in.
 
         It is the domain's last decision before ``since`` (UTC ns), and then the samples that were not yet decided
-        on: their decisions lie in the range.
+        on: their decisions lie in the range.  Before them come the definitions that decisions of the range may name:
+        those of the last minute, and the one before.
 
         Raises:
             BusError: the bus does not answer.
@@ -122,12 +123,6 @@ class BusReader:
                 undecided[domain].append(sample)
                 if domain in last and last[domain].headers.get(SAMPLE_SEQ) == str(sample.seq):
                     undecided[domain].clear()
-        waiting = chain.from_iterable(undecided.values())
-        definitions = await self._read_definitions_before(since, domains)
-        return [*definitions, *sorted(last.values(), key=_sort_key), *sorted(waiting, key=_sort_key)]
-
-    async def _read_definitions_before(self, since: int, domains: Sequence[str]) -> list[RecordedMessage]:
-        """Read the definitions that decisions of the range may name: those of the last minute, and the one before."""
         needed: defaultdict[str, list[RecordedMessage]] = defaultdict(list)
         async with aclosing(self.read_stored(MessageRange(("definition",), None, since - 1, domains))) as definitions:
             async for one in definitions:
@@ -135,7 +130,8 @@ class BusReader:
                 if one.time < since - _LOOK_BACK_NS:
                     of_domain.clear()
                 of_domain.append(one)
-        return sorted(chain.from_iterable(needed.values()), key=_sort_key)
+        groups = (chain.from_iterable(needed.values()), last.values(), chain.from_iterable(undecided.values()))
+        return [message for group in groups for message in sorted(group, key=_sort_key)]
 
     async def find_sample_time(self, seq: int) -> int | None:
         """Find when the first sample with at least this stream sequence was stored, UTC ns; None without one."""

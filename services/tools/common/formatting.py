@@ -53,11 +53,8 @@ def describe_message(message: Message, domains: Mapping[str, Domain]) -> str:
     if isinstance(message, Decision):
         targets = []
         for one in message.targets:
-            change = f"stays {format_rate(one.limit)}"
-            if one.limit != one.was:
-                change = f"{format_rate(one.was)} -> {format_rate(one.limit)}"
             shield = "" if one.rule == "none" else f" ({one.rule}, {format_rate(one.proposal)} asked)"
-            targets.append(f"{short_name(one.target)} {change}{shield}")
+            targets.append(f"{short_name(one.target)} {format_change(one.was, one.limit)}{shield}")
         return f"{', '.join(targets)}: {message.reason}{f' [{message.fault}]' if message.fault else ''}"
     if isinstance(message, Action):
         cause = "" if message.cause == "decision" else f" ({message.cause})"
@@ -115,6 +112,21 @@ def format_rate(kbit: float | None) -> str:
     if kbit is None:
         return "-"
     return f"{kbit:.0f}k" if 0 < kbit < 1000 else f"{kbit / 1000:.1f}M"
+
+
+def format_pair(before: int | None, after: int | None) -> tuple[str, str]:
+    """Format two rates, kbit/s, with three digits after the point where one would make them look equal."""
+    texts = format_rate(before), format_rate(after)
+    if before is None or after is None or before == after or texts[0] != texts[1]:
+        return texts
+    return f"{before / 1000:.3f}M", f"{after / 1000:.3f}M"
+
+
+def format_change(before: int, after: int) -> str:
+    """Format how a rate changed: ``50.0M -> 45.0M``, or ``stays 50.0M``."""
+    if before == after:
+        return f"stays {format_rate(after)}"
+    return " -> ".join(format_pair(before, after))
 
 
 def format_rate_with_unit(kbit: float | None) -> str:

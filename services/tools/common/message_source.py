@@ -16,12 +16,13 @@ import click
 from msgspec import structs
 
 from schemas.config import BusConfig
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from services.bus.bus import Denied
 from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.tools.common.bus_reader import BusError, MessageRange, connect_reader
 from services.tools.common.output import CommandError, print_warning
 from services.tools.common.progress import show_progress
@@ -148,7 +149,8 @@ def require_domains(known: Sequence[Domain], names: Sequence[str]) -> None:
     """
     existing = [domain.name for domain in known]
     for name in names:
-        if existing and name not in existing:
+        # Instances of a definition come and go; the configuration does not name them.
+        if existing and name not in existing and "@" not in name:
             raise click.UsageError(f"there is no domain {name!r}; the domains are {', '.join(existing)}")
 
 
@@ -181,13 +183,15 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise CommandError(error, ExitCode.UNREADABLE) from None
         settings = build_bus_settings(None if config is None else config.bus, server, prefix)
         known = config if config is not None else reader.header if reader is not None else None
-        return command(MessageSource(reader, settings, known.domains if known is not None else ()), **rest)
+        return command(
+            MessageSource(reader, settings, without_templates(known.domains) if known is not None else ()), **rest
+        )
 
     decorated: Callable[..., Any] = with_source
     for option in (
         click.option("--prefix", help="First token of the bus's subjects."),
         click.option("--nats", "server", help="Address of the bus, where it is not in the configuration."),
-        click.option("--config", "path", type=click.Path(path_type=Path), help="The configuration file."),
+        click.option("--config", "path", type=ConfigFile(), help="The configuration file."),
         click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     ):
         decorated = option(decorated)

@@ -13,7 +13,7 @@ and whatever exceeds a bound is named by its line.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Self, TypeVar
 
@@ -22,7 +22,7 @@ from msgspec import Meta, Raw, Struct
 
 from schemas.config import Config
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
-from schemas.domain import Domain
+from schemas.domain import Domain, without_templates
 from schemas.numbers import Integer
 from schemas.units import Duration, decode_unit, encode_unit
 from services.bus.subjects import KINDS, Subjects
@@ -112,7 +112,9 @@ def build_header(config: Config, origin: str, build: str, since: int, only: tupl
         since: where the range begins, UTC ns.
         only: record these domains; all without any.
     """
-    chosen = tuple(domain for domain in config.domains if not only or domain.name in only)
+    # Instances of a definition are in the definitions that the bus has.
+    domains = without_templates(config.domains) if origin == "bus" else config.domains
+    chosen = tuple(domain for domain in domains if not only or domain.name in only)
     return RecordingHeader(
         v=FORMAT,
         build=build,
@@ -236,10 +238,16 @@ class RecordingReader:
         for batch in self.read_batches(msgspec.json.Decoder(RecordedMessage)):
             yield from batch
 
-    def read_batches(self, decoder: "msgspec.json.Decoder[T]") -> Iterator[list[T]]:
+    def read_batches(
+        self, decoder: "msgspec.json.Decoder[T]", wanted: Container[int] | None = None
+    ) -> Iterator[list[T]]:
         """Read every message in order, as a type of the caller's choice, in batches of about 128 KiB.
 
         A line that cannot be decoded becomes a problem, and nothing else is lost.
+
+        Args:
+            decoder: of one line.
+            wanted: the numbers of the batches to decode, from 0; the others are empty.  All without it.
         """
         self.problems = []
         self._numbers: Sequence[int] = ()
@@ -253,6 +261,9 @@ class RecordingReader:
                 self.offset = file.tell()
                 if self._ended:
                     return
+                if wanted is not None and at not in wanted:
+                    yield []
+                    continue
                 try:
                     batch = decoder.decode_lines(block)
                     self._numbers = range(number, number + len(batch))

@@ -22,6 +22,7 @@ from services.tools.common.formatting import (
     describe_measure,
     describe_outcome,
     format_duration,
+    format_pair,
     format_rate,
     short_name,
 )
@@ -143,9 +144,11 @@ def describe_trace(trace: DecisionTrace, domain: Domain | None, *, lacks_definit
         yield f"  the policy's proposal was replaced: {decision.fault}"
     yield "Shielded"
     for one in decision.targets:
-        kept = "as proposed" if one.limit == one.proposal else f"{format_rate(one.proposal)} asked, {RULES[one.rule]}"
-        move = "stays at" if one.limit == one.was else f"goes from {format_rate(one.was)} to"
-        yield f"  {short_name(one.target)} {move} {format_rate(one.limit)}: {kept}"
+        asked = format_pair(one.limit, one.proposal)[1]
+        kept = "as proposed" if one.limit == one.proposal else f"{asked} asked, {RULES[one.rule]}"
+        was, limit = format_pair(one.was, one.limit)
+        move = "stays at" if one.limit == one.was else f"goes from {was} to"
+        yield f"  {short_name(one.target)} {move} {limit}: {kept}"
     yield from _describe_enforcement(trace, decision, domain)
     yield "Done"
     for action in trace.actions:
@@ -242,7 +245,8 @@ def _verify(trace: DecisionTrace, domain: Domain | None) -> str:
         return "not possible without the decision before it"
     with suppress(RejectedSample):
         before, fault, reported = trace.state_before, decision.fault, decision.reported
-        again = Controller(domain, revision=decision.definition).answer(before, sample, stored.time, fault, reported)
+        controller = Controller(domain, revision=decision.definition)
+        again = controller.answer(before, sample, stored.time, fault, reported, decision.inherited)
         return (
             "the same, byte for byte" if is_same_decision(again, recorded.payload) else "another one; see sluice audit"
         )

@@ -6,6 +6,7 @@ import click
 
 from schemas.messages import InvalidMessage
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ResultFile
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import decode_message
 from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
@@ -20,7 +21,7 @@ from services.tools.export.tables import TABLES
 @click.option(
     "--parquet",
     "output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=ResultFile(),
     required=True,
     help="Write beside this name: run.parquet gives run.samples.parquet, run.decisions.parquet, run.actions.parquet.",
 )

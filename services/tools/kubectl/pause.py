@@ -20,6 +20,7 @@ from services.resources.listing import list_domains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile
 from services.tools.common.message_source import matches_workload
 from services.tools.common.output import CommandError
 
@@ -101,7 +102,7 @@ def load_for_person(path: Path) -> Config:
 
 @click.command()
 @click.argument("workload")
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 @click.option("--reason", default="true", show_default=True, help="Kept on the workload, and shown on /readyz.")
 def command(workload: str, path: Path, reason: str) -> None:
     """Pause a target: its limit stays as it is until `sluice resume`.

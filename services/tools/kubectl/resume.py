@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from services.runtime.option_types import ConfigFile
 from services.tools.kubectl.pause import change_workload, find_target, load_for_person, plan_resume
 
 
 @click.command()
 @click.argument("workload")
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
 def command(workload: str, path: Path) -> None:
     """Hand a paused target back to Sluice, whatever paused it.
 

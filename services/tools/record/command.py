@@ -25,6 +25,7 @@ from services.bus.subjects import KINDS, Subjects
 from services.runtime import logging_setup, service
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ConfigFile, ResultFile
 from services.sampler.sample_builder import explain_blindness
 from services.sampler.source import NoData
 from services.sampler.workloads import metric_names
@@ -115,8 +116,8 @@ class Recorder:
 
 
 @click.command("record")
-@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The configuration file.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option("--config", "path", type=ConfigFile(), required=True, help="The configuration file.")
+@click.option("-o", "--output", type=ResultFile(), help="The file to write.")
 @click.option("--since", "--start", "since", type=TimeParam(), help="From then on: 10m (ago), or a time.")
 @click.option("--until", "--end", "until", type=TimeParam(), help="Up to then: 10m (ago), or a time; now without it.")
 @click.option("--from-seq", "first", type=click.IntRange(1), help="From the sample with this stream sequence on.")
@@ -137,8 +138,6 @@ def command(path: Path, output: Path | None, force: bool, **asked: object) -> No
     output = output or Path(f"sluice-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl.zst")
     if output.exists() and not force:
         raise click.UsageError(f"{output} exists; --force overwrites it")
-    if not output.parent.is_dir():
-        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     logging_setup.configure("record", "error")
     try:
         config = load(path)

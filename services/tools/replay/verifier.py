@@ -13,6 +13,7 @@ from msgspec import Raw, Struct, field
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.definition import Definition
 from schemas.domain import Domain
+from schemas.inherited import Inherited
 from schemas.messages import Decision, InForce, Sample, State, encode_into
 from schemas.numbers import Integer
 from services.control import Controller, RejectedSample
@@ -48,6 +49,8 @@ class RecordedDecision(Struct, frozen=True, gc=False):
     """An input: what was newly reported to be in force."""
     definition: Integer = 0
     """An input: the revision of the definition; 0: the configuration of the recording."""
+    inherited: Inherited | None = None
+    """An input: what a new instance began with."""
     v: Integer = 1
 
 
@@ -279,7 +282,9 @@ class ReplayVerifier:
         try:
             if recorded is None:
                 return self._controller.answer(state, sample, published)
-            return self._controller.answer(state, sample, published, recorded.fault, recorded.reported)
+            return self._controller.answer(
+                state, sample, published, recorded.fault, recorded.reported, recorded.inherited
+            )
         except RejectedSample:
             return None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from services.runtime.exit_codes import ExitCode
+from services.runtime.option_types import ResultFile
 from services.tools.audit.auditor import Auditor
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.message_source import MessageSource, range_options, require_domains, source_options
@@ -20,9 +21,7 @@ _DEFAULT_PERIOD_NS = 5 * 10**8
 
 @click.command("report")
 @source_options
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The page to write."
-)
+@click.option("-o", "--output", type=ResultFile(), required=True, help="The page to write.")
 @range_options
 def command(
     source: MessageSource, output: Path, since: int | None, until: int | None, domains: tuple[str, ...]
@@ -40,8 +39,6 @@ def command(
         ) from None
     require_domains(source.domains, domains)
     require_order(since, until)
-    if not output.parent.is_dir():
-        raise CommandError(f"{output}: there is no folder {output.parent}", ExitCode.UNREADABLE)
     scope = MessageRange(since=since, until=until, domains=domains, with_past_definitions=True)
     auditor = Auditor.open(source, scope)
     period = source.reader.header.period if source.reader is not None else _DEFAULT_PERIOD_NS

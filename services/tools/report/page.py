@@ -11,7 +11,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from services.tools.audit.auditor import Findings
-from services.tools.common.formatting import RULES, format_duration, format_rate, format_rate_with_unit, short_name
+from services.tools.common.formatting import (
+    RULES,
+    format_duration,
+    format_pair,
+    format_rate,
+    format_rate_with_unit,
+    short_name,
+)
 from services.tools.common.time_options import format_time
 from services.tools.report.incidents import Incident
 from services.tools.report.plots import build_figure, describe_plots
@@ -65,6 +72,7 @@ def render_page(statistics: ReportStatistics, findings: Findings, heading: Headi
         mean_sent=mean_sent,
         mean_limit=mean_limit,
         format_percentiles=format_percentiles,
+        format_pair=format_pair,
     )
 
 

@@ -64,6 +64,13 @@ class DomainStatus:
         for target in decision.targets:
             self.limits.setdefault(target.target, ValueHistory()).add(target.limit)
 
+    def define(self, domain: Domain) -> None:
+        """Show the domain under its new definition."""
+        self.domain = domain
+        keys = {target.key for target in domain.targets}
+        self.limits = {key: one for key, one in self.limits.items() if key in keys}
+        self.actions = {key: one for key, one in self.actions.items() if key in keys}
+
     def throughput(self, target: str) -> int | None:
         """Return what a target sent in the last window, kbit/s."""
         found = self.sample.targets if self.sample is not None else ()
@@ -85,10 +92,13 @@ class BusStatus:
         if isinstance(message, DeadLetter):
             self.dead = message
             return
-        if isinstance(message, Definition):
-            self._define(message)
+        if isinstance(message, Definition) and message.removed:
+            self.domains.pop(message.domain, None)
             return
         status = self.domains.setdefault(message.domain, DomainStatus(message.domain, None))
+        if isinstance(message, Definition):
+            status.define(message.configuration)
+            return
         status.seen = now
         if isinstance(message, Sample):
             status.sample = message
@@ -96,17 +106,6 @@ class BusStatus:
             status.add_decision(message)
         else:
             status.actions[message.target] = message
-
-    def _define(self, definition: Definition) -> None:
-        """Show a domain under its new definition; one that was removed is shown no longer."""
-        if definition.removed:
-            self.domains.pop(definition.domain, None)
-            return
-        status = self.domains.setdefault(definition.domain, DomainStatus(definition.domain, None))
-        status.domain = definition.configuration
-        keys = {target.key for target in definition.configuration.targets}
-        status.limits = {key: one for key, one in status.limits.items() if key in keys}
-        status.actions = {key: one for key, one in status.actions.items() if key in keys}
 
     def sort_worst_first(self) -> list[DomainStatus]:
         """Return the domains, the most urgent first; equal ones by name."""

@@ -19,6 +19,7 @@ _SILENT_S = 5.0
 _LINES_AROUND = 6
 _WIDE = 130
 _CURVE = 14
+_LONGEST_NAME = 60
 
 
 def build_table(
@@ -85,7 +86,9 @@ def _build_panel(one: DomainStatus, now: float, *, wide: bool) -> tuple[Panel, i
         rows, lines = [grid], max(half.row_count + 1 for half in halves)
     if one.decision is not None:
         rows.append(Text(_describe_reason(one), style="italic", overflow="ellipsis", no_wrap=True))
-    title = Text.assemble((one.name, "bold"), "  ", (state, colour))
+    # A long name would push the state out.
+    name = one.name if len(one.name) <= _LONGEST_NAME else f"{one.name[: _LONGEST_NAME - 1]}…"
+    title = Text.assemble((name, "bold"), "  ", (state, colour))
     broken = f"{one.violated:,} of {one.samples:,} windows broke an SLO, {one.blind:,} blind"
     panel = Panel(Group(*rows), title=title, title_align="left", subtitle=broken, subtitle_align="right")
     return panel, lines + (one.decision is not None) + 2

@@ -46,7 +46,12 @@ class LiveView:
     def press(self, key: str, status: BusStatus) -> None:
         """Take a key: a character, or ``up``, ``down``, ``enter``, ``escape``, ``backspace``."""
         if self.typing:
-            self._type(key)
+            if key == "backspace":
+                self.filter = self.filter[:-1]
+            elif len(key) == 1 and key.isprintable():
+                self.filter += key
+            self.filter = "" if key == "escape" else self.filter
+            self.typing = key not in ("enter", "escape")
             return
         if key in ("n", "p", "up", "down"):
             self._step(1 if key in ("n", "down") else -1, status)
@@ -62,14 +67,6 @@ class LiveView:
         self.help ^= key == "?"
         self.paused ^= key == " "
         self.quit |= key == "q"
-
-    def _type(self, key: str) -> None:
-        if key == "backspace":
-            self.filter = self.filter[:-1]
-        elif len(key) == 1 and key.isprintable():
-            self.filter += key
-        self.filter = "" if key == "escape" else self.filter
-        self.typing = key not in ("enter", "escape")
 
     def _step(self, by: int, status: BusStatus) -> None:
         names = [one.name for one in self._sort(status)]

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { clean, el, nameOf } from "./dom.js";
-import { clock, dateTime, rate } from "./format.js";
+import { clock, dateTime, ratePair } from "./format.js";
 import { link } from "./route.js";
 import { openStory } from "./story.js";
 
@@ -23,7 +23,7 @@ export class ActionsPage {
     const form = el("form", { class: "form", role: "search", onsubmit: (event) => { event.preventDefault(); this.load(); } }, ...Object.values(this.fields), this.time, el("button", { class: "main" }, "Search"));
     for (const field of [this.fields.cause, this.fields.outcome, this.time]) field.addEventListener("change", () => this.load());
     main.append(el("h1", { text: "Actions" }), el("p", { class: "soft", text: "Every change that the actuator made or tried, and why. Each leads to its decision and its sample." }), form, this.found,
-      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "limit", "was", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
+      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "was", "limit", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
   }
 
   close() {}
@@ -42,10 +42,11 @@ export class ActionsPage {
 
   row(one) {
     const open = () => openStory({ s: this.context.s, id: one.id, d: one.domain, at: one.t });
-    const cell = (text, kind) => el("td", { class: kind, text });
+    const [was, limit] = ratePair(one.was, one.limit);
+    const cell = (text, kind, label) => el("td", { class: kind, "data-label": label, text });
     return el("tr", {},
       el("td", { class: "when" }, el("button", { type: "button", class: "text", title: dateTime(one.t), onclick: open }, clock(one.t))),
       el("td", {}, el("a", { href: link("domain", { s: this.context.s, d: one.domain, at: one.t + 15000 }) }, nameOf(one.domain))), el("td", {}, nameOf(one.target)),
-      cell(rate(one.limit), "n"), cell(rate(one.was), "n"), cell(one.outcome + (one.pods ? `, ${one.pods} pods` : "")), cell(one.cause), cell(clean(one.reason), "words"));
+      cell(was, "n", "was"), cell(limit, "n", "limit"), cell(one.outcome + (one.pods ? `, ${one.pods} pod${one.pods > 1 ? "s" : ""}` : "")), cell(one.cause), cell(clean(one.reason), "words"));
   }
 }

@@ -11,10 +11,10 @@ import { closeStory, showStory } from "./story.js";
 import { WhatIfPage } from "./whatif.js";
 
 const PAGES = { overview: OverviewPage, domain: DomainPage, actions: ActionsPage, "what-if": WhatIfPage };
-const PAST_MS = 400;
+const PAST_MS = 400, SOURCES_MS = 60000;
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), alertBox = byId("alert"), sourceBox = byId("source"), state = byId("link");
-let sources = [], view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null;
+let sources = [], largest = Infinity, view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null, busy = "";
 
 const machine = new Machine(byId("machine"), (moved) => {
   if (moved) showLink();
@@ -33,12 +33,12 @@ function showLink() {
   const alive = performance.now() - heard < 15000;
   const now = machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
   state.dataset.state = now;
-  setText(state, { live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
+  setText(state, busy || { live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
 }
 
 async function loadSources(wanted) {
   const found = await get("sources");
-  sources = found.sources;
+  sources = found.sources; largest = found.largest ?? Infinity;
   sourceBox.replaceChildren(...sources.map((one) => el("option", { value: one.id, text: one.id === "live" ? "the bus, live" : clean(one.title) })));
   byId("open").hidden = !found.uploads;
   const chosen = sources.find((one) => one.id === wanted) ?? sources[0];
@@ -118,12 +118,17 @@ async function show(page, parameters) {
     one.toggleAttribute("aria-current", one.dataset.page === page);
     one.href = link(one.dataset.page, { s: source.id });
   }
-  if (source.problems?.length) { failure = `This recording is not whole: ${source.problems[0]}`; say(null); } else failure = null;
+  failure = nameProblem(source); say(null);
   document.title = (parameters.d ? clean(parameters.d) + " – " : "") + "Sluice";
   view = new PAGES[page](main, context, clockOf);
   connect(page === "domain" ? parameters.d : null);
   showLink();
   try { noteFailure((await view.load?.(machine.live ? null : Math.round(machine.now())))?.failure); } catch (error) { say(error.message); }
+}
+
+function nameProblem(source) {
+  if (source.problems?.length) return `This recording is not whole: ${source.problems[0]}`;
+  return source.id !== "live" && !source.messages ? "This recording holds no message." : null;
 }
 
 function noteFailure(reason) {
@@ -136,11 +141,14 @@ const nameFailure = (reason) => (reason ? `The bus cannot be read: ${reason}` : 
 
 async function openFile(file) {
   say(null);
-  setText(state, "reading …");
+  const size = `${(file.size / 2 ** 20).toFixed(1)} MiB`;
+  if (file.size > largest) { say(`${file.name} has ${size}. At most ${largest / 2 ** 20} MiB are taken here: record a shorter time, or open it on the server: sluice ui FILE`); return; }
+  busy = `reading ${size} …`;
+  showLink();
   try {
     const found = await upload(file);
     location.hash = link("overview", { s: found.id });
-  } catch (error) { say(`${file.name}: ${error.message}`); showLink(); }
+  } catch (error) { say(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`); } finally { busy = ""; showLink(); }
 }
 
 sourceBox.addEventListener("change", () => { location.hash = link("overview", { s: sourceBox.value === "live" ? null : sourceBox.value }); });
@@ -151,6 +159,11 @@ addEventListener("dragleave", (event) => { if (event.relatedTarget === null) byI
 addEventListener("drop", (event) => { event.preventDefault(); byId("drop").hidden = true; if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]); });
 addEventListener("hashchange", route);
 setInterval(() => { machine.refresh(); showLink(); }, 500);
+setInterval(async () => {
+  if (!machine.isLiveSource) return;
+  const live = await get("sources").then((found) => found.sources.find((one) => one.id === "live"), () => null);
+  if (live && machine.isLiveSource) machine.setBegin(live.begin);
+}, SOURCES_MS);
 
 let last = performance.now();
 function frame(time) {

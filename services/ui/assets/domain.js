@@ -10,7 +10,19 @@ import { openStory, explain } from "./story.js";
 import { hideTip, showTip } from "./tip.js";
 
 const SPANS = { "1 min": 60e3, "5 min": 300e3, "15 min": 900e3, "1 h": 3600e3, "6 h": 21600e3, "24 h": 86400e3 };
-const LOAD_MS = 250, ROWS = 12;
+const HEADS = { p95: "P95", jitter: "Jitter" };
+const LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
+
+const MARKS = [["●", "--c2", "raise"], ["●", "--c1", "lower"], ["▼", "--bad", "cut: an SLO is broken"], ["◆", "--c3", "by the actuator itself"], ["◆", "--near", "no data, or paused"], ["◆", "--bad", "fault, or a failed patch"]];
+
+function legend() {
+  const signs = MARKS.map(([sign, colour, words]) => {
+    const shape = el("span", { "aria-hidden": "true", text: sign });
+    shape.style.color = `var(${colour})`;
+    return el("span", { class: "key" }, shape, words);
+  });
+  return el("p", { class: "soft legend" }, ...signs, el("span", { text: "Red ground: an SLO was broken. Grey ground: no data. Click a mark for its story." }));
+}
 
 export class DomainPage {
   // `clock` gives and takes the time that is shown: now(), live, goTo(ms).
@@ -20,8 +32,9 @@ export class DomainPage {
     this.span = Number(context.span) || 300e3;
     this.asked = 0; this.begin = 0; this.end = 0; this.listed = "";
     this.badge = el("span", { class: "badge", "data-state": "waiting", text: "…" });
+    this.busy = el("span", { class: "soft", role: "status", hidden: true, text: "loading …" });
     this.why = el("p", { class: "soft name" });
-    this.tiles = Object.fromEntries(["P95, the worst", "Jitter, the worst", "Limit", "Sent", "Room for best effort", "In charge"].map((name) => {
+    this.tiles = Object.fromEntries(["Worst P95", "Worst jitter", "Limit", "Sent", "Room for best effort", "In charge"].map((name) => {
       const value = el("b", { text: "–" }), note = el("small", { text: "" });
       return [name, { value, note, node: el("div", { class: "tile" }, el("small", { text: name }), value, note) }];
     }));
@@ -41,9 +54,10 @@ export class DomainPage {
     this.table = el("tbody");
     this.none = el("p", { class: "soft", text: "No limit moved in this time." });
     main.append(
-      el("div", { class: "head" }, el("h1", {}, nameOf(this.name)), this.badge, this.spans), this.why,
+      el("div", { class: "head" }, el("h1", {}, nameOf(this.name)), this.badge, this.busy, this.spans), this.why,
       el("div", { class: "tiles" }, ...Object.values(this.tiles).map((one) => one.node)),
       el("div", { class: "panels" }, panel("p95", "P95, ms"), panel("jitter", "Jitter, ms"), panel("rates", "Limits and load, bit/s", true)),
+      legend(),
       el("h2", { text: "The last decisions and actions in this time" }),
       el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", class: name === "limit" ? "n" : null, text: name })))), this.table)), this.none,
       el("p", {}, el("a", { href: link("actions", { s: context.s, d: this.name }) }, "Search its actions"), " · ", el("a", { href: link("what-if", { s: context.s, d: this.name }) }, "What if it had another policy?")));
@@ -64,6 +78,7 @@ export class DomainPage {
     if (performance.now() - this.asked < LOAD_MS || this.loading) return;
     this.asked = performance.now(); this.loading = true;
     const since = Math.floor(now - this.span - margin), until = this.clock.live ? null : Math.ceil(Math.min(now + margin, this.clock.latest() + 1));
+    const busy = setTimeout(() => { this.busy.hidden = false; }, BUSY_MS);
     try {
       const found = await get("domain", { source: this.context.s, domain: this.name, since: Math.max(since, 0), until });
       this.history.replace(found);
@@ -75,7 +90,7 @@ export class DomainPage {
     } catch (error) {
       this.clock.say(error.message);
       this.asked = performance.now() + 2000;
-    } finally { this.loading = false; }
+    } finally { this.loading = false; clearTimeout(busy); this.busy.hidden = true; }
   }
 
   refresh() { this.begin = Infinity; this.asked = 0; }
@@ -97,11 +112,12 @@ export class DomainPage {
     setText(this.why, clean(view.reason));
     const set = (name, value, note) => { setText(this.tiles[name].value, value); setText(this.tiles[name].note, clean(note ?? "")); };
     const latency = (name, one) => set(name, one ? `${ms(one.value)} ms` : "–", one ? (one.objective ? `of ${ms(one.objective)} ms, ` : "") + one.workload : "");
-    latency("P95, the worst", view.p95); latency("Jitter, the worst", view.jitter);
+    latency("Worst P95", view.p95); latency("Worst jitter", view.jitter);
     const targets = view.targets ?? [], perPod = targets.some((one) => one.per_pod);
     set("Limit", perPod && view.limit === undefined ? "per pod" : rateWithUnit(view.limit), targets.map((one) => `${one.target} ${rate(one.limit)}`).join(", "));
     set("Sent", rateWithUnit(view.sent), targets.map((one) => `${one.target} ${rate(one.sent)}`).join(", "));
-    set("Room for best effort", rateWithUnit(view.headroom), view.headroom === undefined ? "this policy keeps no estimate" : "what the policy takes the bottleneck to leave");
+    const room = view.headroom === undefined ? (view.policy ? "this policy keeps no estimate" : "") : view.headroom > 0 ? "what the policy takes the bottleneck to leave" : "the policy expects the critical load to need all of the bottleneck";
+    set("Room for best effort", view.headroom <= 0 ? "none" : rateWithUnit(view.headroom), room);
     set("In charge", view.in_charge || "–", [view.policy, ...targets.filter((one) => one.note).map((one) => `${one.target}: ${one.note}`)].filter(Boolean).join(" · "));
   }
 
@@ -163,7 +179,7 @@ export class DomainPage {
         const line = el("i", { class: one.dash });
         line.style.borderColor = `var(${one.colour})`;
         const value = plot === this.plots.rates ? rateWithUnit(one.value) : `${ms(one.value)} ms`;
-        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(labelOf(one)) })), el("span", { text: value })));
+        rows.push(el("div", { class: "row" }, el("span", { class: "key" }, line, el("span", { text: clean(`${HEADS[one.kind] ?? ""} ${labelOf(one)}`.trim()) })), el("span", { text: value })));
       }
     }
     const shade = this.history.shades.find((one) => one.begin <= time && one.end >= time);

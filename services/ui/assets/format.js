@@ -5,6 +5,13 @@ export function rate(kbit) {
   return kbit > 0 && kbit < 1000 ? kbit.toFixed(0) + "k" : (kbit / 1000).toFixed(1) + "M";
 }
 
+// Two rates, with three digits after the point where one would make them look equal.
+export function ratePair(before, after) {
+  const texts = [rate(before), rate(after)];
+  if (texts[0] !== texts[1] || before === after || typeof before !== "number" || typeof after !== "number") return texts;
+  return [before, after].map((kbit) => (kbit / 1000).toFixed(3) + "M");
+}
+
 export function rateWithUnit(kbit) {
   if (kbit === null || kbit === undefined) return "–";
   return kbit > 0 && kbit < 1000 ? kbit.toFixed(0) + " kbit/s" : (kbit / 1000).toFixed(1) + " Mbit/s";

@@ -22,11 +22,17 @@ export class Machine {
   setSource(view, at) {
     this.isLiveSource = view.id === "live";
     this.begin = view.begin ?? null; this.limit = this.isLiveSource ? null : view.end;
+    this.isEmpty = !this.isLiveSource && !view.messages;
+    if (this.isEmpty) this.begin = this.limit = 0;
     this.live = this.isLiveSource && !at;
-    this.at = at ? Math.min(at, this.latest()) : this.isLiveSource ? 0 : view.end;
+    this.at = at ? Math.min(at, this.latest()) : this.limit ?? 0;
     this.playing = false;
+    this.play.disabled = this.slider.disabled = this.isEmpty;
     this.refresh();
   }
+
+  // The streams forget: what was the beginning is gone some time later.
+  setBegin(begin) { if (this.isLiveSource) { this.begin = begin ?? null; this.refresh(); } }
 
   serverNow() { return Date.now() + this.offset; }
   // The server's clock and this one differ; the smallest difference seen has the least delay in it.
@@ -76,10 +82,12 @@ export class Machine {
 
   refresh() {
     setText(this.play, this.live || this.playing ? "Ⅱ" : "▶");
-    this.play.setAttribute("aria-label", this.live || this.playing ? "Pause" : "Play");
-    setText(this.when, dateTime(this.now()) + (this.live ? ", live" : ""));
+    const does = this.live || this.playing ? "Pause" : "Play";
+    this.play.setAttribute("aria-label", does);
+    if (this.play.title !== does) this.play.title = does;
+    setText(this.when, this.isEmpty ? "no message" : dateTime(this.now()) + (this.live ? ", live" : ""));
     setText(this.back, this.isLiveSource ? "Back to now" : "To the end");
-    this.back.hidden = this.rate.hidden = this.live;
+    this.back.hidden = this.rate.hidden = this.live || this.isEmpty;
     const begin = this.begin ?? this.latest() - 3600e3, share = ((this.now() - begin) / (this.latest() - begin || 1)) * 1000;
     if (document.activeElement !== this.slider || !this.live) this.slider.value = String(this.live ? 1000 : share);
     this.slider.setAttribute("aria-valuetext", dateTime(this.now()));

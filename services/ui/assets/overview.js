@@ -7,6 +7,7 @@ import { spark } from "./plot.js";
 import { link } from "./route.js";
 
 const FEW = 12, PAGE = 50, TRAIL = 120, SORT_MS = 2000, ROWS_MS = 100;
+const ABOUT = "A domain is a set of workloads that share a bottleneck. Sluice moves the limits of its best-effort workloads so that the latency of its critical ones stays within their SLOs.";
 const ORDER = Object.keys(STATES);
 
 function meter() {
@@ -63,7 +64,7 @@ class Item {
     setText(this.p95, p95); setText(this.p95of, p95of); setText(this.jitter, jitter); setText(this.jitterOf, jitterOf);
     const perPod = view.limit === undefined && view.targets?.some((one) => one.per_pod);
     setText(this.limit, perPod ? "per pod" : rate(view.limit)); setText(this.sent, ` sent ${rate(view.sent)}`);
-    setText(this.room, rate(view.headroom));
+    setText(this.room, view.headroom <= 0 ? "none" : rate(view.headroom));
     setText(this.policy, clean(view.policy || "–"));
     setText(this.charge, clean(view.in_charge ?? ""));
     setText(this.why, clean(view.reason));
@@ -84,7 +85,7 @@ class Card extends Item {
       el("p", { class: "caption" }, key("latency / SLO", "--c0"), key("SLO", "--bad", "dash")), this.curve,
       el("p", { class: "caption" }, key("limit", "--c2"), key("sent", "--c1")), this.rates,
       el("dl", { class: "figures" },
-        figure("P95, the worst", this.p95, this.p95of, this.meters.p95.node), figure("Jitter, the worst", this.jitter, this.jitterOf, this.meters.jitter.node),
+        figure("Worst P95", this.p95, this.p95of, this.meters.p95.node), figure("Worst jitter", this.jitter, this.jitterOf, this.meters.jitter.node),
         figure("Limit", this.limit, this.sent, this.meters.sent.node), figure("Room for best effort", this.room),
         figure("Policy", this.policy), figure("In charge", this.charge)),
       this.why);
@@ -123,7 +124,7 @@ export class OverviewPage {
     this.place = el("div");
     this.more = el("button", { type: "button", hidden: true, onclick: () => { this.shown += 4 * PAGE; this.arrange(); } });
     this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => { entry.target.inView = entry.isIntersecting; this.dirty.add(entry.target.domain); }));
-    main.append(el("h1", { text: "Domains" }), el("div", { class: "chips" }, this.chips, this.search), this.place, el("p", {}, this.more));
+    main.append(el("h1", { text: "Domains" }), el("p", { class: "soft", text: ABOUT }), el("div", { class: "chips" }, this.chips, this.search), this.place, el("p", {}, this.more));
   }
 
   close() { this.seen.disconnect(); }

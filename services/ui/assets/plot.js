@@ -2,17 +2,32 @@
 
 import { clock, ms, rate } from "./format.js";
 
-const LEFT = 58, RIGHT = 14, TOP = 8, BOTTOM = 22;
+// Sizes in the root's font size, so that a wall screen's labels have the room that they need.
+const REM = { left: 4.2, right: 1, top: 0.6, bottom: 1.65, tick: 6, near: 1 };
+const USUAL_PX = 14.5;
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200].map((s) => s * 1000);
 const DASHES = { dash: [6, 4], dots: [2, 3] };
 const MARKS = { raise: "--c2", lower: "--c1", cut: "--bad", "no-data": "--near", fault: "--bad", failed: "--bad", autonomous: "--c3", paused: "--near" };
-const NEAR_PX = 14;
-let palette = null;
+let palette = null, remPx = 0;
 
 function colour(name) {
   if (palette === null) palette = { style: getComputedStyle(document.documentElement), found: {} };
   return (palette.found[name] ??= palette.style.getPropertyValue(name).trim() || name);
 }
+
+// The root's font size depends on the window's width.
+function rem(count = 1) {
+  if (!remPx) remPx = parseFloat(getComputedStyle(document.documentElement).fontSize) || USUAL_PX;
+  return remPx * count;
+}
+
+// How much thicker than usual lines and marks are.
+function thick(width) { return width * Math.max(rem() / USUAL_PX, 0.9); }
+
+addEventListener("resize", () => {
+  remPx = 0;
+  dispatchEvent(new Event("sluice:theme"));
+});
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   palette = null;
@@ -57,12 +72,14 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
   const y = (value) => height - 3 - (Math.min(value, cap) / cap) * (height - 8);
   if (full !== null) {
     context.fillStyle = colour("--bad-shade");
+    // Each window stands for the time since the one before.
     times.forEach((time, i) => {
-      if (values[i] !== null && values[i] > full) context.fillRect(x(time) - 2, 0, 4, height);
+      const from = Math.min(i ? x(times[i - 1]) : 0, x(time) - 3);
+      if (values[i] !== null && values[i] > full) context.fillRect(from, 0, x(time) - from, height);
     });
     context.strokeStyle = colour("--bad");
-    context.setLineDash([5, 4]);
-    context.lineWidth = 1.2;
+    context.setLineDash([thick(5), thick(4)]);
+    context.lineWidth = thick(1.2);
     context.beginPath(); context.moveTo(0, y(full)); context.lineTo(width, y(full)); context.stroke();
     context.setLineDash([]);
   }
@@ -75,7 +92,7 @@ export function spark(canvas, times, values, { full = null, top = null, line = "
       if (down) context.lineTo(x(times[i]), y(value)); else context.moveTo(x(times[i]), y(value));
       down = true;
     });
-    context.strokeStyle = colour(ink); context.lineWidth = 1.8; context.lineJoin = "round";
+    context.strokeStyle = colour(ink); context.lineWidth = thick(1.8); context.lineJoin = "round";
     context.stroke();
     if (fill && list.every((one) => one !== null)) {
       context.lineTo(x(times[times.length - 1]), height); context.lineTo(x(times[0]), height);
@@ -111,16 +128,17 @@ export class Plot {
     removeEventListener("sluice:theme", this.onTheme);
   }
 
-  get plotWidth() { return Math.max((boxes.get(this.canvas)?.width ?? 300) - LEFT - RIGHT, 10); }
-  x(time) { return LEFT + ((time - this.begin) / (this.end - this.begin)) * this.plotWidth; }
-  time(x) { return this.begin + ((x - LEFT) / this.plotWidth) * (this.end - this.begin); }
+  get left() { return rem(REM.left); }
+  get plotWidth() { return Math.max((boxes.get(this.canvas)?.width ?? 300) - this.left - rem(REM.right), 10); }
+  x(time) { return this.left + ((time - this.begin) / (this.end - this.begin)) * this.plotWidth; }
+  time(x) { return this.begin + ((x - this.left) / this.plotWidth) * (this.end - this.begin); }
 
   y(value, height) {
-    const inner = height - TOP - BOTTOM;
+    const inner = height - rem(REM.top + REM.bottom);
     const part = this.options.log
       ? Math.log(Math.max(value, this.bottom) / this.bottom) / Math.log(this.top / this.bottom)
       : (value - this.bottom) / (this.top - this.bottom);
-    return TOP + inner * (1 - Math.min(Math.max(part, 0), 1.02));
+    return rem(REM.top) + inner * (1 - Math.min(Math.max(part, 0), 1.02));
   }
 
   listen() {
@@ -159,7 +177,7 @@ export class Plot {
   }
 
   findMark(x, y) {
-    let best = null, least = NEAR_PX;
+    let best = null, least = rem(REM.near);
     for (const mark of this.marks) {
       const distance = Math.hypot(this.x(mark.t) - x, this.y(mark.limit, this.canvas.clientHeight) - y);
       if (distance < least) { best = mark; least = distance; }
@@ -169,7 +187,7 @@ export class Plot {
 
   press(event) {
     const shown = this.marks.filter((mark) => mark.t >= this.begin && mark.t <= this.end);
-    const at = shown.indexOf(this.picked);
+    const at = shown.findIndex((mark) => this.isPicked(mark));
     const steps = { ArrowLeft: at < 0 ? shown.length - 1 : at - 1, ArrowRight: at + 1, Home: 0, End: shown.length - 1 };
     if (event.key in steps && event.shiftKey) this.options.onPan?.(((event.key === "ArrowLeft" ? -1 : 1) * (this.end - this.begin)) / 10);
     else if (event.key in steps && shown.length) this.show(shown[Math.min(Math.max(steps[event.key], 0), shown.length - 1)]);
@@ -178,6 +196,9 @@ export class Plot {
     else return;
     event.preventDefault();
   }
+
+  // Loading the same marks again makes new objects, and one decision has a mark for each target.
+  isPicked(mark) { return this.picked !== null && mark.key === this.picked.key; }
 
   show(mark) {
     this.picked = mark;
@@ -198,23 +219,23 @@ export class Plot {
 
   // Draws unless nothing moved by half a pixel since the last time.
   draw(always = false) {
-    const state = [Math.round((this.begin / (this.end - this.begin)) * this.plotWidth * 2), this.end - this.begin, this.version, this.cursor, this.picked?.id].join();
+    const state = [Math.round((this.begin / (this.end - this.begin)) * this.plotWidth * 2), this.end - this.begin, this.version, this.cursor, this.picked?.key].join();
     if (!always && state === this.drawn) return false;
     this.drawn = state;
     const [context, width, height] = fit(this.canvas);
     this.scale();
-    context.font = `${Math.max(11, Math.round(parseFloat(getComputedStyle(document.documentElement).fontSize) * 0.78))}px system-ui, "DejaVu Sans", sans-serif`;
+    context.font = `${Math.max(11, Math.round(rem(0.78)))}px system-ui, "DejaVu Sans", sans-serif`;
     this.drawGrid(context, width, height);
     context.save();
-    context.beginPath(); context.rect(LEFT, 0, width - LEFT - RIGHT, height - BOTTOM + 1); context.clip();
+    context.beginPath(); context.rect(this.left, 0, this.plotWidth, height - rem(REM.bottom) + 1); context.clip();
     this.drawShades(context, height);
     for (const one of this.series) this.drawSeries(context, one, height);
     this.drawLines(context, width, height);
     this.drawMarks(context, height);
     if (this.cursor !== null) {
       const x = this.x(this.cursor);
-      context.strokeStyle = colour("--soft"); context.lineWidth = 1; context.setLineDash([]);
-      context.beginPath(); context.moveTo(x, TOP); context.lineTo(x, height - BOTTOM); context.stroke();
+      context.strokeStyle = colour("--soft"); context.lineWidth = thick(1); context.setLineDash([]);
+      context.beginPath(); context.moveTo(x, rem(REM.top)); context.lineTo(x, height - rem(REM.bottom)); context.stroke();
     }
     context.restore();
     return true;
@@ -258,28 +279,30 @@ export class Plot {
   }
 
   drawGrid(context, width, height) {
+    const { left } = this, top = rem(REM.top), bottom = height - rem(REM.bottom), right = width - rem(REM.right);
     context.strokeStyle = colour("--grid"); context.fillStyle = colour("--soft"); context.lineWidth = 1; context.setLineDash([]);
     context.textBaseline = "middle"; context.textAlign = "right";
     for (const tick of this.ticksY()) {
       const y = Math.round(this.y(tick, height)) + 0.5;
-      context.beginPath(); context.moveTo(LEFT, y); context.lineTo(width - RIGHT, y); context.stroke();
-      context.fillText(this.options.format(tick), LEFT - 8, y);
+      context.beginPath(); context.moveTo(left, y); context.lineTo(right, y); context.stroke();
+      context.fillText(this.options.format(tick), left - rem(0.5), y);
     }
-    const step = STEPS.find((one) => ((this.end - this.begin) / one) * 84 < this.plotWidth) ?? 86400e3;
+    const step = STEPS.find((one) => ((this.end - this.begin) / one) * rem(REM.tick) < this.plotWidth) ?? 86400e3;
     context.textBaseline = "top"; context.textAlign = "center";
     for (let time = Math.ceil(this.begin / step) * step; time <= this.end; time += step) {
       const x = this.x(time);
-      context.beginPath(); context.moveTo(x, TOP); context.lineTo(x, height - BOTTOM); context.stroke();
-      if (x > LEFT + 12 && x < width - RIGHT - 18) context.fillText(clock(time, step < 60000 ? 3 : 2), x, height - BOTTOM + 6);
+      context.beginPath(); context.moveTo(x, top); context.lineTo(x, bottom); context.stroke();
+      if (x > left + rem(0.9) && x < right - rem(1.3)) context.fillText(clock(time, step < 60000 ? 3 : 2), x, bottom + rem(0.4));
     }
   }
 
   drawShades(context, height) {
+    const top = rem(REM.top), bottom = height - rem(REM.bottom);
     for (const shade of this.shades) {
       if (shade.end < this.begin || shade.begin > this.end) continue;
       const x = this.x(shade.begin), width = Math.max(this.x(shade.end) - x, 2);
       context.fillStyle = colour(shade.blind ? "--blind-shade" : "--bad-shade");
-      context.fillRect(x, TOP, width, height - TOP - BOTTOM);
+      context.fillRect(x, top, width, bottom - top);
     }
   }
 
@@ -299,8 +322,8 @@ export class Plot {
     }
     // A limit holds until the next decision.
     if (down && one.step && lastTime < this.end) context.lineTo(this.x(Math.min(this.end, one.until ?? this.end)), last);
-    context.strokeStyle = colour(one.colour); context.lineWidth = one.width ?? 1.8; context.lineJoin = "round";
-    context.setLineDash(DASHES[one.dash] ?? []);
+    context.strokeStyle = colour(one.colour); context.lineWidth = thick(one.width ?? 1.8); context.lineJoin = "round";
+    context.setLineDash((DASHES[one.dash] ?? []).map(thick));
     context.stroke();
     context.setLineDash([]);
   }
@@ -309,25 +332,29 @@ export class Plot {
     context.textBaseline = "bottom"; context.textAlign = "left";
     for (const line of this.lines) {
       const y = Math.round(this.y(line.v, height)) + 0.5;
-      context.strokeStyle = context.fillStyle = colour(line.colour ?? "--bad"); context.lineWidth = 1.4; context.setLineDash(DASHES.dash);
-      context.beginPath(); context.moveTo(LEFT, y); context.lineTo(width - RIGHT, y); context.stroke();
+      context.strokeStyle = context.fillStyle = colour(line.colour ?? "--bad"); context.lineWidth = thick(1.4); context.setLineDash(DASHES.dash.map(thick));
+      context.beginPath(); context.moveTo(this.left, y); context.lineTo(width - rem(REM.right), y); context.stroke();
       context.setLineDash([]);
-      context.fillText(line.label, LEFT + 5, y - 2);
+      context.fillText(line.label, this.left + rem(0.35), y - thick(2));
     }
   }
 
   drawMarks(context, height) {
-    for (const mark of this.marks) {
-      if (mark.t < this.begin || mark.t > this.end) continue;
-      const x = this.x(mark.t), y = this.y(mark.limit, height), big = mark === this.picked;
-      context.fillStyle = colour(MARKS[mark.kind] ?? "--c5");
-      context.beginPath();
-      if (mark.kind === "cut") { const r = big ? 8 : 4.5; context.moveTo(x - r, y - r); context.lineTo(x + r, y - r); context.lineTo(x, y + r); context.closePath(); }
-      else if (mark.kind === "raise" || mark.kind === "lower") context.arc(x, y, big ? 6 : 2.4, 0, 7);
-      else { const r = big ? 8 : 5; context.moveTo(x, y - r); context.lineTo(x + r, y); context.lineTo(x, y + r); context.lineTo(x - r, y); context.closePath(); }
-      context.fill();
-      if (big) { context.strokeStyle = colour("--ink"); context.lineWidth = 1.5; context.stroke(); }
-    }
+    const shown = this.marks.filter((mark) => mark.t >= this.begin && mark.t <= this.end);
+    // What is picked is drawn last, over its neighbours.
+    for (const mark of shown) if (!this.isPicked(mark)) this.drawMark(context, mark, height, false);
+    for (const mark of shown) if (this.isPicked(mark)) this.drawMark(context, mark, height, true);
+  }
+
+  drawMark(context, mark, height, big) {
+    const x = this.x(mark.t), y = this.y(mark.limit, height), size = (small, large) => thick(big ? large : small);
+    context.fillStyle = colour(MARKS[mark.kind] ?? "--c5");
+    context.beginPath();
+    if (mark.kind === "cut") { const r = size(4.5, 8); context.moveTo(x - r, y - r); context.lineTo(x + r, y - r); context.lineTo(x, y + r); context.closePath(); }
+    else if (mark.kind === "raise" || mark.kind === "lower") context.arc(x, y, size(2.4, 6), 0, 7);
+    else { const r = size(5, 8); context.moveTo(x, y - r); context.lineTo(x + r, y); context.lineTo(x, y + r); context.lineTo(x - r, y); context.closePath(); }
+    context.fill();
+    if (big) { context.strokeStyle = colour("--ink"); context.lineWidth = thick(1.5); context.stroke(); }
   }
 }
 

@@ -13,6 +13,8 @@ const LOOKS = {
 };
 const WORDS = { limit: "limit", sent: "sent", shadow: "in the shadow", safe: "safe load (the knee)", expected: "critical load to come", p95: "", jitter: "" };
 
+const TRIMMED = 256;
+
 export function labelOf(one) {
   return one.label ?? (one.name ? `${one.name} ${WORDS[one.kind]}`.trim() : WORDS[one.kind]);
 }
@@ -20,10 +22,10 @@ export function labelOf(one) {
 function overlaps(a, b) { return a.begin <= b.end + 1 && b.begin <= a.end + 1; }
 
 export class History {
-  constructor() { this.curves = new Map(); this.marks = []; this.times = []; this.shades = []; this.version = 0; }
+  constructor() { this.curves = new Map(); this.known = new Set(); this.marks = []; this.times = []; this.shades = []; this.version = 0; }
 
   replace(found) {
-    this.curves.clear(); this.marks = []; this.shades = [];
+    this.curves.clear(); this.known.clear(); this.marks = []; this.times = []; this.shades = [];
     this.merge(found, 0);
   }
 
@@ -40,15 +42,29 @@ export class History {
       one.t.forEach((time, i) => add(curve, time, one.v[i]));
       trim(curve, oldest);
     }
-    const known = new Set(this.marks.map((mark) => mark.id + mark.target));
-    this.marks.push(...found.marks.filter((mark) => !known.has(mark.id + mark.target) && mark.t >= oldest));
-    this.marks.sort((a, b) => a.t - b.t);
-    if (oldest) this.marks = this.marks.filter((mark) => mark.t >= oldest);
-    this.times = this.marks.map((mark) => mark.t);
+    this.mergeMarks(found.marks, oldest);
     for (const span of found.broken) this.shade({ ...span, blind: false });
     for (const span of found.blind) this.shade({ ...span, blind: true });
     if (oldest) this.shades = this.shades.filter((shade) => shade.end >= oldest);
     this.version++;
+  }
+
+  mergeMarks(found, oldest) {
+    let changed = false;
+    for (const one of found) {
+      const key = `${one.id} ${one.target}`;
+      if (this.known.has(key) || one.t < oldest) continue;
+      this.known.add(key);
+      this.marks.push({ ...one, key });
+      changed = true;
+    }
+    if (changed) this.marks.sort((a, b) => a.t - b.t);
+    const gone = this.marks.findIndex((mark) => mark.t >= oldest);
+    if (gone > TRIMMED) {
+      this.marks.splice(0, gone).forEach((mark) => this.known.delete(mark.key));
+      changed = true;
+    }
+    if (changed) this.times = this.marks.map((mark) => mark.t);
   }
 
   shade(span) {
@@ -71,7 +87,7 @@ function add(curve, time, value) {
 // Trims a curve in large steps: to move thousands of points for each new one would be slow.
 function trim(curve, oldest) {
   const gone = firstFrom(curve.t, oldest);
-  if (gone > 256) { curve.t.splice(0, gone); curve.v.splice(0, gone); }
+  if (gone > TRIMMED) { curve.t.splice(0, gone); curve.v.splice(0, gone); }
 }
 
 export function plain(list, label, look = {}) {

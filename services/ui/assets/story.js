@@ -4,11 +4,12 @@ import { get } from "./api.js";
 import { clean, el, nameOf } from "./dom.js";
 import { clock, indent } from "./format.js";
 import { link } from "./route.js";
+import { placeTip } from "./tip.js";
 
 const dialog = document.getElementById("story");
-const WAIT_MS = 120, KEPT = 200;
+const WAIT_MS = 120, KEPT = 200, FRESH_MS = 30000, AGAIN_MS = 700, AGAIN_TIMES = 8;
 const stories = new Map();
-let timer = 0;
+let timer = 0, following = 0;
 
 // A story by its id; an action is found by its domain and time.
 async function loadStory({ s, id, d, at }) {
@@ -32,8 +33,7 @@ export function explain(what, place) {
       const found = await loadStory(what);
       if (place.node.number !== place.number) return;
       place.node.append(el("div", { class: "explain" }, ...found.lines.slice(2).map((line) => el("p", { text: clean(line) }))));
-      const box = place.node.getBoundingClientRect();
-      if (box.bottom > innerHeight - 6) place.node.style.top = `${Math.max(innerHeight - box.height - 6, 6)}px`;
+      placeTip(place.x, place.y);
     } catch { /* The mark's own words are there already. */ }
   }, WAIT_MS);
 }
@@ -44,12 +44,28 @@ dialog.addEventListener("close", () => { if (location.hash.startsWith("#/story")
 
 export function closeStory() { if (dialog.open) dialog.close(); }
 
+// A decision of this moment gets its actions while somebody reads it.
+function followStory(parameters, found, times) {
+  clearTimeout(following);
+  if (times === 0 || Date.now() - found.t > FRESH_MS || found.links.some((one) => one.kind === "action")) return;
+  const hash = location.hash;
+  following = setTimeout(async () => {
+    const again = await loadStory(parameters).catch(() => null);
+    if (location.hash !== hash || !dialog.open) return;
+    if (again && again.links.length > found.links.length) await showStory(parameters);
+    else followStory(parameters, found, times - 1);
+  }, AGAIN_MS);
+}
+
 export async function showStory(parameters) {
   const { s, id, d, at, back } = parameters;
   if (back) dialog.back = back;
+  clearTimeout(following);
   const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
-  dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "…" }), close));
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "…" }), close));
+    dialog.showModal();
+  }
   let found;
   try { found = await loadStory({ s, id, d, at }); } catch (error) {
     dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "There is no such story" }), close), el("p", { class: "name", text: clean(error.message) }));
@@ -63,6 +79,7 @@ export async function showStory(parameters) {
   dialog.replaceChildren(
     el("header", {}, el("h2", { id: "story-title", text: `${found.title} UTC`.replace("Z UTC", " UTC") }), step("‹ Before", found.previous), step("After ›", found.next), close),
     el("p", {}, domain), el("div", { class: "lines" }, ...lines), el("h3", { text: "Messages, from sample to action" }), ...links);
+  followStory(parameters, found, AGAIN_TIMES);
 }
 
 // Keeps the lines of indented JSON.

@@ -6,13 +6,25 @@ const tip = document.getElementById("tip");
 export function showTip(content, x, y) {
   tip.replaceChildren(...content);
   tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  const left = x + 16 + box.width > innerWidth ? Math.max(x - box.width - 16, 6) : x + 16;
-  const top = Math.min(Math.max(y - box.height / 2, 6), Math.max(innerHeight - box.height - 6, 6));
-  tip.style.left = `${left}px`;
-  tip.style.top = `${top}px`;
+  placeTip(x, y);
   tip.number = (tip.number ?? 0) + 1;
   return { node: tip, number: tip.number, x, y };
+}
+
+// Beside the place; below or above it where the window is narrow.
+export function placeTip(x, y) {
+  const box = tip.getBoundingClientRect(), gap = 16, edge = 6;
+  const within = (at, size, all) => Math.min(Math.max(at, edge), Math.max(all - size - edge, edge));
+  let left = x + gap, top = y - box.height / 2;
+  // Without the scroll bar.
+  const { clientWidth: width, clientHeight: height } = document.documentElement;
+  if (left + box.width > width - edge) left = x - gap - box.width;
+  if (left < edge) {
+    left = x - box.width / 2;
+    top = y + gap + box.height > height - edge && y > height / 2 ? y - gap - box.height : y + gap;
+  }
+  tip.style.left = `${within(left, box.width, width)}px`;
+  tip.style.top = `${within(top, box.height, height)}px`;
 }
 
 export function hideTip() {

@@ -1,7 +1,7 @@
 // What if: another policy, parameters or objectives on the samples that were recorded.
 
 import { get, post } from "./api.js";
-import { clean, el, nameOf } from "./dom.js";
+import { clean, el, nameOf, setText } from "./dom.js";
 import { clock, ms, percent, rate, rateWithUnit } from "./format.js";
 import { formats, Plot } from "./plot.js";
 import { labelOf, plain } from "./series.js";
@@ -15,7 +15,8 @@ export class WhatIfPage {
     this.domain = el("select", { onchange: () => this.choose() });
     this.policy = el("select", { onchange: () => this.showParameters() });
     this.time = el("select", {}, ...Object.keys(TIMES).map((name) => el("option", { value: name, text: name })));
-    this.parameters = el("fieldset", {}); this.objectives = el("fieldset", {});
+    this.meaning = el("p", { class: "soft", role: "status" });
+    this.parameters = el("fieldset", { onfocusin: (event) => setText(this.meaning, event.target.title ?? "") }); this.objectives = el("fieldset", {});
     this.run = el("button", { class: "main" }, "Replay");
     this.result = el("div");
     const recording = context.s && context.s !== "live";
@@ -56,7 +57,7 @@ export class WhatIfPage {
     const values = { ...(policy?.parameters ?? {}), ...(this.settings?.policy === policy?.name ? this.settings?.parameters : {}) };
     this.parameters.hidden = Object.keys(values).length === 0;
     this.parameters.replaceChildren(el("legend", { text: `Parameters of ${policy?.version ?? ""}` }), el("div", { class: "form" }, ...Object.entries(values).map(([name, value]) =>
-      el("label", {}, name, el("input", { type: typeof value === "number" ? "number" : "text", step: "any", value: typeof value === "object" ? JSON.stringify(value) : String(value), "data-name": name, "data-was": typeof value === "object" ? JSON.stringify(value) : String(value) })))));
+      el("label", {}, name, el("input", { title: clean(policy.meanings?.[name] ?? "") || null, type: typeof value === "number" ? "number" : "text", step: "any", value: typeof value === "object" ? JSON.stringify(value) : String(value), "data-name": name, "data-was": typeof value === "object" ? JSON.stringify(value) : String(value) })))), this.meaning);
   }
 
   ask() {
@@ -92,8 +93,8 @@ export class WhatIfPage {
 
   show(answer) {
     this.close();
-    const columns = ["", "windows", "SLO broken", "no data", "mean limit", "lowest", "highest", "limit moved", "cuts", "shield changed it", "above", "below"];
-    const table = el("table", {}, el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col", class: name ? "n" : null, text: name })))), el("tbody", {}, ...answer.figures.map((one) => el("tr", {}, el("th", { scope: "row" }, nameOf(one.title)),
+    const columns = ["limits", "windows", "SLO broken", "no data", "mean limit", "lowest", "highest", "limit moved", "cuts", "shield changed it", "above", "below"];
+    const table = el("table", {}, el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col", class: name === "limits" ? null : "n", text: name })))), el("tbody", {}, ...answer.figures.map((one) => el("tr", {}, el("th", { scope: "row" }, nameOf(one.title)),
       ...[one.samples, one.broken, one.blind, rateWithUnit(one.mean), rateWithUnit(one.lowest), rateWithUnit(one.highest), one.changes, one.cuts, one.shielded, percent(one.above), percent(one.below)].map((value) => el("td", { class: "n", text: String(value) }))))));
     const rates = new Plot({ label: "Limits as they were, and under the other policy", height: "clamp(13rem, 36vh, 40rem)", format: formats.rate, onCursor: (time, at) => this.point(time, at) });
     const latency = new Plot({ label: "P95 as it was measured, beside the objectives", log: true, height: "clamp(9rem, 21vh, 24rem)", format: formats.ms, onCursor: (time, at) => this.point(time, at) });

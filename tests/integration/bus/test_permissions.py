@@ -18,6 +18,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Decision, Sample, encode
 from schemas.units import Rate
 from services.bus.bus import Bus
+from services.bus.partitions import PARTITIONS
+from services.bus.sharing import Share, SharedSubjects
 from services.bus.subjects import KINDS
 from services.control import Controller
 from tests.support.nats_server import NatsServer
@@ -184,6 +186,36 @@ async def test_a_reader_cannot_touch_a_services_consumer(
                 found = json.loads(answer.data)
                 assert found["config"]["filter_subject"] == "sluice.sample.v1.>"
                 assert (found["delivered"]["consumer_seq"], found["ack_floor"]["consumer_seq"]) == (1, 1)
+
+
+async def test_partitions_are_read_by_the_decision_service_alone(
+    guarded_nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbered replicas share a consumer for each partition; a reader may neither change one nor take its samples."""
+    async with (
+        join(guarded_nats, "actuator", monkeypatch) as actuator,
+        join(guarded_nats, "decision", monkeypatch) as decision,
+    ):
+        await actuator.ensure_streams()
+        names = [f"decision-{number}" for number in range(PARTITIONS)]
+        share = Share(SharedSubjects([decision.subjects.sample("line")]), 3)
+        async with aclosing(decision.consume(Sample, names[-1], "decision", share=share)) as samples:
+            async with join(guarded_nats, "sampler", monkeypatch) as sampler:
+                await sampler.publish(sampler.subjects.sample("line"), SAMPLE, msg_id=SAMPLE.id)
+            await (await anext(samples)).ack()
+        async with intrude(guarded_nats, "reader") as (reader, violations):
+            refused = [
+                what
+                for name in names
+                for what in (
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.{name}",
+                    f"CONSUMER.CREATE.SLUICE_SAMPLE.{name}.sluice.sample.v1.line",
+                    f"CONSUMER.MSG.NEXT.SLUICE_SAMPLE.{name}",
+                )
+            ]
+            for what in refused:
+                await reader.publish(f"$JS.API.{what}", b"{}", reply=reader.new_inbox())
+            await until(lambda: len(violations) == len(refused), lambda: violations)
 
 
 REPLIES = (

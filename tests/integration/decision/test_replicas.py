@@ -8,7 +8,7 @@ from pathlib import Path
 from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus
-from services.decision.domain_log import NAME
+from services.decision.intake import NAME
 from tests.support.decision_services import (
     DecisionProcess,
     S,

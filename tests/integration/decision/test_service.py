@@ -16,9 +16,11 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from schemas.messages import DeadLetter, Decision, Rule, Sample
+from schemas.messages import DeadLetter, Decision, LinkEstimate, Rule, Sample, encode
 from services.bus.bus import Bus
 from services.control import Controller
+from services.control.policies.learned.knee import Knee
+from services.control.policies.learned.memory import LearnedMemory
 from services.decision.domain_log import BusDecisionLog
 from services.decision.service import DecisionService
 from services.runtime.health import Health
@@ -276,6 +278,34 @@ async def test_readyz_reports_problems_of_domains(nats: NatsServer) -> None:
         await until(lambda: health.problems.get("samples") == "paint: no data: scrape: timeout")
         feeding.cancel()
         await until(lambda: "press: no sample for " in health.problems.get("samples", ""))
+
+
+async def test_a_new_instance_begins_with_what_another_learned(nats: NatsServer) -> None:
+    """Its first decision says from whom and from which decision, and replays the same; the second is as any."""
+    begin = time.time_ns() - 60 * S
+    text = config_text(nats.url, "warm", ("uplink@a", "uplink@b", "press"))
+    domain, new, _ = parse_config(text).domains
+    link = LinkEstimate(safe=90_000, expected=0, margin=0, headroom=90_000, lesson="steady", met=begin)
+    memory = LearnedMemory(knee=Knee(90_000.0, begin, 30.0))
+    first = Controller(domain).answer(None, sample("uplink@a", 1, begin), begin + 10 * S)
+    known = replace(first, link=link, state=replace(first.state, memory=memory))
+    async with join(nats.url, "warm") as bus:
+        seq = await bus.publish(bus.subjects.decision("uplink@a"), known, msg_id="known")
+        async with run_service(bus, text):
+            await send(bus, [sample(name, number, begin) for number in (2, 3) for name in ("uplink@b", "press")])
+            await wait_for_decisions(bus, 5)
+        stored = {one.message.id: one.published for one in await read_stream(bus, Sample)}
+        decided = [one.message for one in await read_stream(bus, Decision)]
+    ours, later = (one for one in decided if one.domain == "uplink@b")
+    assert ours.inherited is not None
+    assert (ours.inherited.domain, ours.inherited.seq) == ("uplink@a", seq)
+    assert ours.link is not None
+    assert ours.link.safe > 80_000
+    assert [one.inherited for one in decided if one.domain == "press" or one is later] == [None] * 3
+    again = Controller(new)
+    cause = sample("uplink@b", 2, begin)
+    replayed = again.answer(None, cause, stored[cause.id], ours.fault, ours.reported, ours.inherited)
+    assert encode(replayed) == encode(ours)
 
 
 async def test_the_command_serves_health_and_metrics(nats: NatsServer, tmp_path: Path) -> None:

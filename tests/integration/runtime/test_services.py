@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from services.common import failpoints
+from services.runtime.exit_codes import ExitCode
 from services.runtime.health import Health, serve
 from tests.support.commands import sluice
 from tests.support.waiting import PATIENCE_S
@@ -73,7 +74,7 @@ async def test_a_taken_port_is_an_error_at_once(tmp_path: Path) -> None:
         )
         for service in ("sampler", "decision", "actuator"):
             done = await asyncio.to_thread(sluice, service, "--config", path)
-            assert done.returncode == 1
+            assert done.returncode == ExitCode.UNREADABLE
             assert done.stderr == f"Error: listen: 127.0.0.1:{port}: Address already in use\n"
 
 

@@ -92,7 +92,7 @@ def write_reply(chance: Random, figure: str, at: float) -> Reply:
 def damage(chance: Random, reply: Reply) -> None:
     """Damage an answer in one of the ways of backends, gateways and networks."""
     body = reply.body
-    kind = chance.randrange(12)
+    kind = chance.randrange(13)
     if kind == 0:
         reply.body = body[: chance.randrange(len(body))]
     elif kind == 1:
@@ -116,7 +116,26 @@ def damage(chance: Random, reply: Reply) -> None:
 def _damage_json(chance: Random, reply: Reply, body: Any, kind: int) -> None:
     result = body["data"]["result"]
     strange: Any = chance.choice(
-        (None, 0, -1.0, "", "x", [], {}, True, "NaN", "+Inf", "-Inf", "1e999", "0x1", "1_0", [1, "2"], [[]], {"a": 1})
+        (
+            None,
+            0,
+            -1.0,
+            "-2",
+            "",
+            "x",
+            [],
+            {},
+            True,
+            "NaN",
+            "+Inf",
+            "-Inf",
+            "1e999",
+            "0x1",
+            "1_0",
+            [1, "2"],
+            [[]],
+            {"a": 1},
+        )
     )
     if kind == 6:
         body |= {chance.choice(("warnings", "isPartial", "partial", "status", "error", "data")): strange}
@@ -128,6 +147,8 @@ def _damage_json(chance: Random, reply: Reply, body: Any, kind: int) -> None:
         chance.choice(result)["value"] = strange
     elif kind == 9:
         chance.choice(result)["value"][1] = strange
+    elif kind == 12:
+        result.append(chance.choice(result))
     else:
         chance.choice(result)["metric"] = strange
     reply.body = json.dumps(body).encode()
@@ -149,6 +170,7 @@ def read_slowly(reply: Reply) -> dict[str, float] | None:
     if reply.status != 200 or reply.content_type not in ("application/json", "text/plain"):
         return None
     sums: dict[str, float] = {}
+    seen: list[str] = []
     try:
         body = json.loads(gzip.decompress(reply.body) if reply.encoding else reply.body)
         if not is_complete(reply, body):
@@ -159,10 +181,11 @@ def read_slowly(reply: Reply) -> dict[str, float] | None:
             value = series["value"][1]
             if isinstance(value, bool) or "_" in str(value):
                 return None
+            seen.append(key)
             sums[key] = sums.get(key, 0.0) + float(value)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         return None
-    return sums
+    return sums | {"repeated": float(len(seen) - len(set(seen)))}
 
 
 @contextmanager
@@ -174,7 +197,8 @@ def backend(replies: dict[str, Reply]) -> Iterator[str]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            query = urllib.parse.unquote_plus(self.path)
+            # Not the time, which may end like a quantile.
+            (query,) = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["query"]
             reply = replies[next(figure for figure, mark in zip(FIGURES, MARKS, strict=True) if mark in query)]
             head = f"HTTP/1.1 {reply.status} X\r\nContent-Type: {reply.content_type}\r\n"
             head += f"Content-Encoding: {reply.encoding}\r\n" if reply.encoding else ""
@@ -194,7 +218,8 @@ def judge(found: LatencyStats | None, replies: dict[str, Reply]) -> str:
     most = {"resets": 0.0, "returns": 1.0, "appeared": uncounted}
     doubts = [said[figure] is None or not (values.pop(figure) or 0.0) <= most[figure] for figure in DOUBTS]
     usable = all(value is not None and isfinite(value) for figure, value in values.items() if figure != "lost")
-    usable = usable and not any(doubts)
+    usable = usable and not any(doubts) and min(values[figure] or 0.0 for figure in ("p95", "jitter")) >= 0
+    usable = usable and not any((said[figure] or {}).get("repeated") for figure in ("p95", "jitter", "scraped"))
     if found is None or found.missing is not None:
         return "no data" if not usable or found is None else "stale or empty"
     assert usable, replies

@@ -9,17 +9,28 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec import structs
 
-from schemas.messages import Decision
+from schemas.config import Config
+from schemas.definition import Definition, DefinitionSource
+from schemas.messages import Decision, encode
+from schemas.units import Duration
+from services.bus.subjects import Subjects
+from services.control import POLICIES
+from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import decode_message
+from services.tools.common.recording import RecordedMessage, build_message
+from services.ui.sources import RecordingSource, UploadTooLarge
 from tests.support.bus_stream import config, record, stream
 from tests.support.commands import sluice
 from tests.support.decision_services import join
+from tests.support.documented_answers import require_documented, require_documented_event
 from tests.support.nats_server import NatsServer
 from tests.support.ui_server import publish, recent_stream, serve_page
 from tests.support.waiting import PATIENCE_S
 
 COUNT = 200
+S = 10**9
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +50,15 @@ class Api:
     async def get(self, path: str, status: int = 200, **query: Any) -> dict[str, Any]:
         """Ask one address."""
         async with self.session.get(f"{self.url}api/v1/{path}", params=query) as answer:
-            body: dict[str, Any] = await answer.json()
-            assert answer.status == status, body
-            return body
+            return await self._read("get", path, answer, status)
+
+    @staticmethod
+    async def _read(method: str, path: str, answer: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
+        """Read an answer, which must be what the OpenAPI document says of it."""
+        body: dict[str, Any] = await answer.json()
+        assert answer.status == status, body
+        require_documented(method, path, status, body)
+        return body
 
     async def ask_what_if(self, asked: dict[str, Any] | bytes, status: int = 200) -> dict[str, Any]:
         """Ask for a replay."""
@@ -49,17 +66,13 @@ class Api:
         async with self.session.post(
             f"{self.url}api/v1/what-if", data=data, headers={"Content-Type": "application/json"}
         ) as answer:
-            body: dict[str, Any] = await answer.json()
-            assert answer.status == status, body
-            return body
+            return await self._read("post", "what-if", answer, status)
 
     async def post(self, path: str, data: bytes, status: int = 200, **headers: str) -> dict[str, Any]:
         """Send a recording's bytes."""
         sent = {"Content-Type": "application/octet-stream"} | headers
         async with self.session.post(f"{self.url}api/v1/{path}", data=data, headers=sent) as answer:
-            body: dict[str, Any] = await answer.json()
-            assert answer.status == status, body
-            return body
+            return await self._read("post", path, answer, status)
 
 
 @pytest.fixture
@@ -108,6 +121,73 @@ async def test_a_story_is_what_explain_prints(api: Api, recording: Path) -> None
     assert (await api.get("story", source="file", id=sample["id"]))["decision"] == chosen
     again = await api.get("story", source="file", id=action["id"], domain="cell-0", at=action["t"])
     assert again["decision"] == chosen
+
+
+async def test_policies_are_listed_with_their_parameters(api: Api) -> None:
+    """Those that a what-if may choose."""
+    policies = {one["name"]: one for one in (await api.get("policies"))["policies"]}
+    assert policies.keys() == POLICIES.keys()
+    assert policies["aimd"]["parameters"]
+
+
+def define(of: Config, time: int, revision: int, *, removed: bool = False, strict: int = 1) -> RecordedMessage:
+    """A definition of the first domain on the bus, with objectives that are so many times stricter."""
+    [first, *_] = of.domains
+    critical = tuple(structs.replace(one, p95=Duration(one.p95 // strict)) for one in first.critical)
+    definition = Definition(
+        first.name, revision, DefinitionSource(), structs.replace(first, critical=critical), removed=removed
+    )
+    subject = Subjects().definition(first.name)
+    return build_message("definition", subject, revision, time, {}, encode(definition))
+
+
+async def test_definitions_hold_until_the_next_one(tmp_path: Path) -> None:
+    """Those of a recording are known at any later time; a removed domain is gone."""
+    of = config(2)
+    lines = list(stream(of, 400))
+    first, last = define(of, lines[0].time, 1, strict=4), define(of, lines[-1].time + S, 2, removed=True)
+    path = record(tmp_path / "run.rec", structs.replace(of, domains=of.domains[1:]), iter([first, *lines, last]))
+    async with serve_page(file=path) as url, aiohttp.ClientSession() as session:
+        api = Api(session, url)
+        [source] = (await api.get("sources"))["sources"]
+        late = lines[-1].time / 1e6
+        assert late - first.time / 1e6 > 190_000
+        shown = {one["name"]: one for one in (await api.get("overview", source="file", at=late))["domains"]}
+        assert shown["cell-0"]["p95"]["objective"] == 0.5
+        found = await api.get("domain", source="file", domain="cell-0", until=late)
+        assert [one["p95"] for one in found["settings"]["critical"]] == [0.5]
+        end = await api.get("overview", source="file", at=source["end"])
+        assert [one["name"] for one in end["domains"]] == ["cell-1"]
+
+
+async def test_an_empty_recording_has_no_times(tmp_path: Path) -> None:
+    """Its domains wait."""
+    path = record(tmp_path / "run.rec", config(2), iter(()))
+    async with serve_page(file=path) as url, aiohttp.ClientSession() as session:
+        api = Api(session, url)
+        [source] = (await api.get("sources"))["sources"]
+        assert source["messages"] == 0
+        assert not source.keys() & {"begin", "end"}
+        assert (await api.get("overview", source="file"))["counts"] == {"waiting": 2}
+        assert (await api.get("domain", source="file", domain="cell-1"))["marks"] == []
+
+
+async def test_a_range_of_a_recording_is_read_by_its_index(recording: Path) -> None:
+    """The messages are those of the range and no others, whatever batches of the file hold them."""
+    source = RecordingSource("file", "run.rec", recording)
+    await source.index()
+    every = [one async for one in source.read(MessageRange())]
+    assert len(every) == (await source.describe()).messages
+    for begin, end in ((0.0, 0.01), (0.3, 0.4), (0.5, 0.5), (0.9, 2.0), (-1.0, -0.5)):
+        since, until = (source.begin + round(share * (source.end - source.begin)) for share in (begin, end))
+        read = [one async for one in source.read(MessageRange(("decision",), since, until, ("cell-1",)))]
+        assert read == [
+            one
+            for one in every
+            if one.kind == "decision" and one.subject.endswith("cell-1") and since <= one.time <= until
+        ]
+    with pytest.raises(UploadTooLarge, match=r"run\.rec holds more than 0 MiB of messages: record a shorter time"):
+        await RecordingSource("file", "run.rec", recording).index(largest=1000)
 
 
 async def test_actions_are_found_by_what_they_say(api: Api) -> None:
@@ -197,6 +277,7 @@ async def read_events(answer: aiohttp.ClientResponse, name: str) -> dict[str, An
             line = (await answer.content.readline()).decode()
             if line == f"event: {name}\n":
                 found: dict[str, Any] = json.loads((await answer.content.readline()).decode().removeprefix("data: "))
+                require_documented_event(name, found)
                 return found
 
 
@@ -224,12 +305,19 @@ async def test_what_happens_on_the_bus_is_told_at_once(nats: NatsServer) -> None
                 assert update["history"]["name"] == "cell-1"
                 seen += [time for one in update["history"]["series"] if one["kind"] == "limit" for time in one["t"]]
             assert update["published"] <= update["now"]
+            await publish(bus, recent_stream(of, 1))
+            assert (await read_events(answer, "overview"))["domains"]
         overview = await api.get("overview")
         assert overview["source"]["begin"] <= time.time() * 1000
         assert {one["name"] for one in overview["domains"]} == {"cell-0", "cell-1"}
         past = await api.get("overview", at=overview["source"]["begin"] + 1)
         assert past["now"] < overview["now"]
         assert (await api.get("actions"))["searched"] > 0
+        # A day, and what lies around it.
+        long_ago = overview["now"] - 40 * 3600e3
+        day = await api.get("domain", domain="cell-1", since=long_ago, until=overview["now"])
+        assert day["begin"] == pytest.approx(long_ago, abs=1)
+        assert day["series"]
 
 
 async def test_a_bus_that_is_gone_is_named_and_found_again(nats: NatsServer) -> None:

@@ -8,9 +8,9 @@ from services.exporter.echo_server import EchoServer
 
 
 @contextmanager
-def serving(host: str = "127.0.0.1") -> Iterator[dict[str, int]]:
+def serving(host: str = "127.0.0.1", node: str = "") -> Iterator[dict[str, int]]:
     """A sidecar in a thread, on an address or, if it is empty, on all; yields its ports."""
-    echo, stop = EchoServer(host, 0, 0), threading.Event()
+    echo, stop = EchoServer(host, 0, 0, node), threading.Event()
 
     def serve() -> None:
         while not stop.is_set():

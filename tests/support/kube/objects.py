@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from schemas.domain import Target
+from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
-from services.actuator.ownership import KEY, OwnershipRecord
+from services.actuator.ownership import KEY, Extent, OwnershipRecord
 from services.actuator.plan import Plan, WriterTerm, build_plan
 from services.kube.objects import (
     BANDWIDTH,
@@ -23,8 +23,9 @@ from services.kube.objects import (
 from services.kube.selectors import Selector
 
 NOW = 1_000 * 10**9
-ME = WriterTerm("me", 3)
 TARGET = Target(deployment="app", min=Rate(5_000), max=Rate(80_000), fail_safe=Rate(10_000))
+LINE = Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))
+ME = WriterTerm(Extent(TARGET.key), "me", 3)
 
 
 def get_annotations(bandwidth: str | None, record: OwnershipRecord | str | None = None) -> dict[str, str] | None:

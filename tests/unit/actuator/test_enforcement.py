@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from schemas.domain import Target
+from schemas.domain import Critical, Domain, Target
 from schemas.messages import Decision, Overrun, State, TargetDecision
 from schemas.units import Rate
 from services.actuator.kube_events import EventRecorder
@@ -20,6 +20,7 @@ from tests.support.kube.objects import deployment, pod
 S = 10**9
 END = 1_800_000_000 * S
 TARGET = Target(deployment="app", min=Rate(1_000), max=Rate(90_000), fail_safe=Rate(20_000))
+LINE = Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))
 OVER = Overrun(target=TARGET.key, sent=60_000, limit=20_000, since=END - 5 * S)
 
 
@@ -51,7 +52,7 @@ async def follow(*steps: tuple[Decision, Any, list[Pod]]) -> tuple[list[tuple[st
     """Report on some decisions; gives the Events, and what /readyz shows."""
     sink, health = Sink(), Health()
     events = EventRecorder(sink)
-    reporter = Reporter("line", TARGET, ActionOutbox(), events, health.set_note, lambda: END)
+    reporter = Reporter(LINE, TARGET, ActionOutbox(), events, health.set_note, lambda: END)
     for step in steps:
         reporter.report_enforcement(*step)
     writing = asyncio.create_task(events.run())

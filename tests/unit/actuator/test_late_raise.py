@@ -19,7 +19,9 @@ class SlowServer:
         self._stage = stage
         self._late: list[tuple[str, list[dict[str, Any]]]] = []
 
-        async def patch(_self: Actuator, obj: Any, build: Callable[[], list[dict[str, Any]] | None]) -> Any:
+        async def patch(
+            _self: Actuator, obj: Any, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool
+        ) -> Any:
             self._late.append((obj.uid, build() or []))
             raise Unavailable("TimeoutError")
 

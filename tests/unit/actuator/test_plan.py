@@ -9,7 +9,7 @@ from services.actuator.plan import Plan, share_per_pod
 from services.actuator.reporter import recover_actions
 from services.kube.objects import BANDWIDTH, Deployment
 from services.tools.kubectl.pause import plan_resume
-from tests.support.kube.objects import ME, TARGET, after, deployment, order, plan_of, pod, record
+from tests.support.kube.objects import LINE, ME, TARGET, after, deployment, order, plan_of, pod, record
 
 
 def list_writes(plan: Plan) -> dict[str, tuple[str, str]]:
@@ -147,7 +147,8 @@ def test_reports_are_read_back_from_the_objects() -> None:
     early = record("20M", 40_000, action="early", at=5)
     main = deployment("60M", record("60M", 60_000, action="late", at=9, decision="d", was=40_000))
     pods = [pod(n, "30M", record("30M", 60_000, action="late", at=9, decision="d", owed=(early,))) for n in (1, 2)]
-    actions = recover_actions("line", TARGET, [main, *pods], set(), {"p2": {"early"}})
+    lost = {"d": {"late"}, "p1": {"early", "late"}, "p2": {"late"}}
+    actions = recover_actions(LINE, TARGET, [main, *pods], lost)
     assert [(one.id, one.limit, one.outcome, len(one.pods)) for one in actions] == [
         ("early", 40_000, "applied", 1),
         ("late", 60_000, "applied", 2),

@@ -12,7 +12,7 @@ from services.actuator.apply import apply_plan
 from services.actuator.kube_events import EventRecorder
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import UnreadableRecord, build_patch, find_record, newest_record, parse_record
+from services.actuator.ownership import Extent, UnreadableRecord, build_patch, find_record, parse_record
 from services.kube.changes import Listed, T, Updated
 from services.kube.objects import (
     BANDWIDTH,
@@ -203,7 +203,9 @@ class LateApi:
         self._meanwhile = meanwhile
         self._stale = stale
 
-    async def patch_in_turn(self, obj: T, build: Callable[[], list[dict[str, Any]] | None]) -> T:
+    async def patch_in_turn(
+        self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
+    ) -> T:
         """Apply the patch, and then cause the other event; or refuse it as stale."""
         if self._stale:
             raise StaleObject("422")
@@ -297,6 +299,7 @@ def test_the_newest_record() -> None:
     old, new, again, ahead = (record("1M", 1_000, end=end, at=at) for end, at in ((1, 9), (5, 2), (5, 3), (99, 1)))
     none = record("1M", 1_000, end=None)
     pods = [pod(1, "1M", one) for one in ("unreadable", old, new, again, ahead, none)]
-    assert newest_record(deployment(), pods, 50) == again
-    assert newest_record(deployment("1M", none), [pod(1)], 50) == none
-    assert newest_record(None, [], 50) is None
+    extent = Extent("default/app")
+    assert extent.find_newest(deployment(), pods, 50) == again
+    assert extent.find_newest(deployment("1M", none), [pod(1)], 50) == none
+    assert extent.find_newest(None, [], 50) is None

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bus.consumer import ConsumerLost, PullState
 from services.bus.envelope import Delivery
+from services.bus.pull_state import ConsumerLost, PullState, SharedPullState
 
 
 def delivery(seq: int, number: int, count: int = 1) -> Delivery:
@@ -97,3 +97,30 @@ def test_a_partly_answered_request_counts_what_is_left() -> None:
     pull.record_delivery(delivery(1, 1))
     pull.record_status({"Status": "408", "Nats-Pending-Messages": "6"})
     assert pull.request_more(0) == 7
+
+
+def test_a_sharer_always_has_a_request() -> None:
+    """Requests of a second overlap; an overloaded reader sends none, so that the next one gets the messages."""
+    now = 0.0
+    pull = SharedPullState(10, lambda: now)
+    asked = []
+    for tick in range(21):
+        now = tick / 8
+        if pull.request_more(0):
+            asked.append(tick)
+    assert asked == [0, 4, 8, 12, 16, 20]
+    assert pull.request_more(0) == 0
+    now = 3.0
+    assert pull.request_more(10) == 0, "a batch waits"
+    assert pull.request_more(9) == 10
+
+
+def test_a_busy_sharer_asks_before_its_requests_are_used_up() -> None:
+    """Less than half a batch left would let messages go to another reader."""
+    pull = SharedPullState(10, lambda: 0.0)
+    assert pull.request_more(0) == 10
+    for number in range(1, 6):
+        pull.record_delivery(delivery(number, number))
+        assert pull.request_more(0) == 0
+    pull.record_delivery(delivery(6, 6))
+    assert pull.request_more(0) == 10

@@ -120,8 +120,12 @@ def test_a_configuration_names_it_in_control_and_in_shadow() -> None:
     assert (domain.policy, domain.shadow) == ("half", ("half_policy:Half", "learned"))
     with pytest.raises(ConfigError, match=r"there is no policy 'hafl' .*aimd.*half"):
         parse(text.replace("policy: half", "policy: hafl"), "f", {})
-    with pytest.raises(ConfigError, match="cannot be loaded: ModuleNotFoundError"):
-        parse(text.replace("half_policy:Half", "nowhere:Half"), "f", {})
+    for name, why in (
+        ("nowhere:Half", "no module 'nowhere' is installed here"),
+        ("half_policy:Hafl", "the module 'half_policy' has no 'Hafl'"),
+    ):
+        with pytest.raises(ConfigError, match=f"cannot be loaded: {why}"):
+            parse(text.replace("half_policy:Half", name), "f", {})
     with pytest.raises(ConfigError, match="parameters"):
         parse(text + "  parameters: {share: 0.5}\n", "f", {})
 
@@ -159,7 +163,7 @@ def test_replay_bench_demo_and_factory_take_it() -> None:
     ("name", "mistake"),
     [
         ("broken_policies:NoClass", "its memory_type is no msgspec.Struct"),
-        ("broken_policies:S", "AttributeError"),
+        ("broken_policies:S", "has no 'S'"),
         ("json:dumps", "it is no class"),
         ("pathlib:Path", "its version is not a text"),
     ],

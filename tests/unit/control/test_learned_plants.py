@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.domain import Domain
+from schemas.inherited import Inherited
 from schemas.messages import Decision, Sample, State
 from schemas.units import Rate
 from services.control import Controller
@@ -33,11 +34,13 @@ class Altered(Controller):
         sample: Sample,
         fault: str | None = None,
         reported: Reported = NOTHING_REPORTED,
+        inherited: Inherited | None = None,
     ) -> Decision:
         """One step on the altered sample."""
         self._begun = self._begun or sample.end
         seconds = (sample.end - self._begun) / 1e9
-        return super().step(state, sample if sample.no_data else self._alter(sample, seconds), fault, reported)
+        altered = sample if sample.no_data else self._alter(sample, seconds)
+        return super().step(state, altered, fault, reported, inherited)
 
 
 def run_scenario(scenario: Scenario, domain: Domain | None = None) -> Run:

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from services.exporter.metrics import LatencyMetrics
+from services.exporter.metrics import LatencyMetrics, SeriesKey
 from services.exporter.pairing import Pair
 
 ROBOT, CELL = "factory/robot-control", "factory/robot-cell"
@@ -14,11 +14,13 @@ def make(critical: tuple[str, ...] = (ROBOT,), peers: int = 3) -> tuple[LatencyM
     return LatencyMetrics(critical, (0.001, 0.002), peers, registry), registry
 
 
-def labels(peer: str, source: str = "handshake", protocol: str = "tcp", locality: str = "remote") -> dict[str, str]:
+def labels(
+    peer: str, source: str = "handshake", protocol: str = "tcp", locality: str = "remote", node: str = ""
+) -> dict[str, str]:
     """Labels of robot-control's series."""
     return {
         "namespace": "factory", "workload": "robot-control", "peer": peer,
-        "protocol": protocol, "source": source, "locality": locality,
+        "protocol": protocol, "source": source, "locality": locality, "node": node,
     }  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def test_series_that_the_signal_does_not_select_are_not_observations() -> None:
     registry = CollectorRegistry()
     matchers = {"source": "handshake", "job": "added by Prometheus"}
     latencies = LatencyMetrics([ROBOT], (0.001,), 3, registry, matchers=matchers)
-    latencies.observe((ROBOT, "sluice-exporter", "udp", "probe", False), 0.001)
+    latencies.observe(SeriesKey(ROBOT, "sluice-exporter", "udp", "probe", local=False), 0.001)
     assert latencies.observations == {ROBOT: 0}
     latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL))
     assert latencies.observations == {ROBOT: 1}
@@ -115,5 +117,25 @@ def test_workloads_come_and_go() -> None:
     assert latencies.observations == {CELL: 0}
     latencies.count_pair(pair)
     assert latencies.observations == {CELL: 1}
-    latencies.observe((ROBOT, CELL, "tcp", "handshake", False), 0.001)
+    latencies.observe(SeriesKey(ROBOT, CELL, "tcp", "handshake", local=False), 0.001)
     assert latencies.observations == {CELL: 1}
+
+
+def test_only_nodes_that_instances_look_at_have_series_of_their_own() -> None:
+    """All others are one, and a node's series go with its instance."""
+    latencies, registry = make()
+    value, name = registry.get_sample_value, "hubble_flow_latency_seconds_count"
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL, "n1"))
+    assert value(name, labels(CELL)) == 1
+    latencies.define({ROBOT}, {ROBOT: {"n1", "n2"}})
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, ROBOT, CELL, "n1"))
+    latencies.count_pair(Pair(1.5, "tcp", "handshake", True, CELL, ROBOT, "n2"))
+    latencies.count_pair(Pair(0.0015, "tcp", "handshake", False, CELL, ROBOT, "n2"))  # from elsewhere: to which node?
+    latencies.observe(SeriesKey(ROBOT, "probe", "udp", "probe", local=False, node="n3"), 0.001)
+    assert value(name, labels(CELL, node="n1")) == value(name, labels(CELL, locality="local", node="n2")) == 1
+    assert value("hubble_flow_lost_total", labels("other", locality="local", node="n2")) == 1
+    assert value(name, labels(CELL)) == 2
+    assert value(name, labels("probe", "probe", "udp")) == 1
+    latencies.define({ROBOT}, {ROBOT: {"n2"}})
+    assert value(name, labels(CELL, node="n1")) is None
+    assert value(name, labels(CELL, locality="local", node="n2")) == 1

@@ -33,7 +33,7 @@ def feed(pairing: PairingTable, *flows: Flow, start: int = 20 * S) -> list[Pair]
 def test_a_handshake_through_the_network(point: int) -> None:
     """A SYN that leaves and the SYN-ACK at the client's endpoint enclose the network, for every kind of routing."""
     [pair] = feed(table(), make_flow(point, 0), make_flow(TO_ENDPOINT, 3 * MS, answer=True))
-    assert pair == Pair(0.003, "tcp", "handshake", False, CLIENT, SERVER)
+    assert pair == Pair(0.003, "tcp", "handshake", False, CLIENT, SERVER, "n1")
 
 
 def test_the_first_of_two_points_counts() -> None:
@@ -160,7 +160,7 @@ def test_udp_first_request_and_first_reply() -> None:
     first = [udp(TO_NETWORK, 0), udp(TO_ENDPOINT, 2 * MS, answer=True)]
     samples = [udp(TO_NETWORK, 5 * S + MS), udp(TO_ENDPOINT, 5 * S + 400 * MS, answer=True)]
     [pair] = feed(pairing, *first, *samples)
-    assert pair == Pair(0.002, "udp", "request", False, CLIENT, SERVER)
+    assert pair == Pair(0.002, "udp", "request", False, CLIENT, SERVER, "n1")
     assert pairing.counts["sampled"] == 1
     assert pairing.counts["unasked"] == 1
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from schemas.exporter import Probe
 from schemas.units import Duration
 from services.exporter.metrics import LatencyMetrics
+from services.exporter.node_query import ask_node
 from services.exporter.probe_manager import ProbeManager, probe_counter
 from tests.support.hubble.sidecar import serving
 from tests.support.waiting import PATIENCE_S
@@ -41,9 +42,37 @@ async def test_both_protocols_are_probed_and_the_service_can_stop() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert latencies.observations[ROBOT] >= 10
-    more = {"peer": "sluice-exporter", "source": "probe", "locality": "remote"}
+    more = {"peer": "sluice-exporter", "source": "probe", "locality": "remote", "node": ""}
     for protocol in ("udp", "tcp"):
         assert registry.get_sample_value("hubble_flow_lost_total", labels | more | {"protocol": protocol}) == 0
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+async def test_a_probes_latencies_are_of_the_node_that_its_sidecar_names(protocol: str) -> None:
+    """As long as an instance looks at that node; a sidecar that names none has latencies of no node."""
+    registry = CollectorRegistry()
+    latencies = LatencyMetrics([ROBOT], (0.001, 0.1), 5, registry)
+    latencies.define([ROBOT], {ROBOT: ["a-node.with.a-name.that-is-longer.than-a-probe.internal"]})
+    with serving(node="a-node.with.a-name.that-is-longer.than-a-probe.internal") as ports:
+        udp, tcp = (ports[name] if name == protocol else None for name in ("udp", "tcp"))
+        probe = Probe("robot-control", "127.0.0.1", "factory", rate=200.0, tcp_rate=50.0, udp=udp, tcp=tcp)
+        task = asyncio.create_task(ProbeManager(probe, latencies, probe_counter(registry)).run())
+
+        def counted() -> float:
+            return sum(
+                one.value
+                for metric in registry.collect()
+                for one in metric.samples
+                if one.name == "hubble_flow_latency_seconds_count" and one.labels["node"].startswith("a-node")
+            )
+
+        async with asyncio.timeout(PATIENCE_S):
+            while counted() < 5:  # noqa: ASYNC110 - a counter has no event
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    with serving() as ports:
+        assert await ask_node(("127.0.0.1", ports[protocol]), socket.AF_INET, is_tcp=protocol == "tcp") == ""
 
 
 async def test_a_name_without_an_address_is_reported() -> None:

@@ -48,14 +48,22 @@ def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--capacity", "fast"], "'fast' is not a rate"),
         (["--fifo", "0"], "'0' is not a duration"),
         (["--runs", "none", "--record", "x"], "--record needs a run under a policy"),
-        (["--json", "/nonexistent/result.json"], "there is no folder /nonexistent"),
-        (["--json", "/"], "is a directory"),
     ],
 )
 def test_bad_options_are_explained(arguments: list[str], what: str) -> None:
     """The message names the value and what is expected."""
     done = CliRunner().invoke(command, arguments)
-    assert done.exit_code == 2
+    assert done.exit_code == ExitCode.USAGE
+    assert what in done.output
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("/nonexistent/result.json", "there is no folder /nonexistent"), ("/", "is a directory")]
+)
+def test_results_that_cannot_be_written_end_the_command_before_its_work(path: str, what: str) -> None:
+    """The exit code is that of every output that cannot be written."""
+    done = CliRunner().invoke(command, ["--json", path])
+    assert done.exit_code == ExitCode.UNREADABLE
     assert what in done.output
 
 

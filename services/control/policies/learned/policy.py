@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from schemas.domain import Domain
 from services.control.observation import Observation
 from services.control.policies.heracles import Heracles
+from services.control.policies.learned.knee import Knee
 from services.control.policies.learned.law import Law
 from services.control.policies.learned.memory import LearnedMemory, LearnedParameters
 from services.control.policies.parameters import nameplate, read_parameters
@@ -25,6 +26,8 @@ _DISTRUST = 600 * 10**9
 """For how long it is then not believed, ns."""
 _SPARE = 1.2
 """Scale of a load that has not met its knee yet, in multiples of the load."""
+_CAUTION, _INHERITED_REST = 0.97, 10.0
+"""Share of an inherited knee that is believed, and seconds until it is probed."""
 _GROWN, _SHRUNK = 1.1, 0.6
 """The scale is changed where it is so far from what it should be: seasons are kept in its units."""
 
@@ -48,6 +51,18 @@ class Learned:
         self._capacity = float(nameplate(domain))
         self._law = Law(self._parameters, self._slo, self._capacity)
         self._slow = Heracles(replace(domain, parameters={}))
+
+    def inherit(self, memory: LearnedMemory, ratio: float, end: int) -> LearnedMemory:
+        """Begin a little below another's knee, with its margin and season; what is the node's own is learned afresh."""
+        if not memory.knee.met:
+            return LearnedMemory()
+        total = _CAUTION * ratio * memory.knee.total
+        return LearnedMemory(
+            knee=Knee(total, end, _INHERITED_REST, found=total),
+            season=memory.season,
+            margin=ratio * memory.margin,
+            scale=ratio * memory.scale,
+        )
 
     def propose(self, memory: LearnedMemory, seen: Observation, bounds: Bounds) -> Proposal:
         """Learn from the sample, then leave room for the load to come."""

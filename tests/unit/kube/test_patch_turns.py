@@ -1,0 +1,63 @@
+"""A storm of patches becomes a stream, and cuts come first."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from services.kube.patch_turns import PatchTurns
+from tests.support.virtual_time import VirtualClock, virtual_time
+
+
+def test_a_storm_becomes_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second's patches go at once; then so many a second, the cuts before the raises that came first."""
+    sent: list[tuple[float, bool]] = []
+
+    async def patch(turns: PatchTurns, clock: VirtualClock, *, is_cut: bool) -> None:
+        async with turns.take(is_cut=is_cut):
+            sent.append((clock.steady(), is_cut))
+            await asyncio.sleep(0.01)
+
+    async def storm(clock: VirtualClock) -> float:
+        turns = PatchTurns(12, 100, clock.steady)
+        began = clock.steady()
+        async with asyncio.TaskGroup() as group:
+            for number in range(400):
+                group.create_task(patch(turns, clock, is_cut=number >= 300))
+        return began
+
+    with virtual_time(monkeypatch) as (runner, clock):
+        began = runner.run(storm(clock))
+    ends = {is_cut: max(at for at, cut in sent if cut is is_cut) - began for is_cut in (True, False)}
+    assert len(sent) == 400
+    assert ends[True] < 1.5
+    assert 2.9 < ends[False] < 4.5
+    seconds = [sum(begin <= at - began < begin + 1 for at, _ in sent) for begin in range(5)]
+    assert max(seconds) <= 200
+
+
+def test_who_gives_up_waiting_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled patch neither keeps its turn nor loses another's."""
+
+    async def scenario(clock: VirtualClock) -> int:
+        turns = PatchTurns(1, 1000, clock.steady)
+        done = 0
+
+        async def patch() -> None:
+            nonlocal done
+            async with turns.take(is_cut=True):
+                await asyncio.sleep(0.1)
+                done += 1
+
+        tasks = [asyncio.create_task(patch()) for _ in range(10)]
+        await asyncio.sleep(0.15)
+        for task in tasks[::2]:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await patch()
+        return done
+
+    with virtual_time(monkeypatch) as (runner, clock):
+        assert runner.run(scenario(clock)) == 7, "the first, the five that stayed, and the one after them"
