@@ -58,9 +58,15 @@ class OwnershipRecord(WriteRecord, frozen=True, omit_defaults=True, kw_only=True
     """Counts the actuators that have been in charge: a later one deposes an earlier one."""
     by: str = ""
     """The actuator process that wrote."""
+    scope: str = ""
+    """What the limit is for, as the target had it; empty: a build wrote it that did not say so."""
     owed: tuple[WriteRecord, ...] = ()
     """Earlier writes whose actions the bus has not acknowledged, oldest first."""
     v: int = VERSION
+
+    def is_in_scope(self, scope: str) -> bool:
+        """Whether its limit is the same quantity as a limit of this scope; where it does not say, it is."""
+        return self.scope in ("", scope)
 
     @property
     def writes(self) -> tuple[WriteRecord, ...]:

@@ -13,12 +13,13 @@ from math import inf
 from typing import Any
 
 import msgspec
-from msgspec import Struct, convert
+from msgspec import Struct, convert, structs
 
 from schemas.domain import Target
 from schemas.messages import Cause
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
+from services.actuator.observed import ObservedState
 from services.actuator.ownership import (
     KEY,
     MAX_BACKLOG,
@@ -137,6 +138,32 @@ def sum_of_limits(target: Target, pods: Sequence[Pod]) -> int | None:
     return sum(known) if target.scope == "aggregate" else min(known)
 
 
+def find_in_force(
+    target: Target, extent: Extent, observed: ObservedState, latest: int
+) -> tuple[OwnershipRecord | None, int | None]:
+    """The newest record, and the lowest limit that may be in force, kbit/s: a cut may have reached Pods alone.
+
+    A record under another scope tells of another quantity: what the Pods carry counts then, and no decision goes on.
+
+    Args:
+        target: the configuration.
+        extent: what the limit is for.
+        observed: the target's objects as they were last seen.
+        latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
+    """
+    pods, carrier = observed.pods, extent.carrier(observed.workload)
+    record = extent.find_newest(observed.workload, pods, latest)
+    declared = find_record(carrier)
+    is_declared = declared is None or declared.is_in_scope(target.scope)
+    limits = [carrier.limit] if carrier is not None and is_declared else []
+    if record is not None:
+        if not record.is_in_scope(target.scope):
+            now = sum_of_limits(target, pods)
+            record = structs.replace(record, limit=int(target.fail_safe) if now is None else now, expires=None)
+        limits.append(record.limit)
+    return record, min((one for one in limits if one is not None), default=None)
+
+
 def build_plan(
     target: Target,
     order: LimitOrder,
@@ -186,6 +213,7 @@ def build_plan(
             found=before.found if before else one.obj.bandwidth,
             term=writer.term if shows_term else 0,
             by=writer.by if shows_term else "",
+            scope=target.scope,
             owed=tuple(convert(write, WriteRecord, from_attributes=True) for write in unreported[-MAX_BACKLOG:]),
             **provenance,
         )
@@ -216,10 +244,13 @@ def _find_mismatches(
     records = {pod.uid: extent.find_record(pod) for pod in pods}
     found: list[Mismatch] = []
     if workload is None:
-        is_new_limit = all(record is None or record.limit != order.limit for record in records.values())
+        is_new_limit = all(
+            record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
+            for record in records.values()
+        )
     else:
         own = find_record(workload)
-        is_new_limit = own is None or own.limit != order.limit
+        is_new_limit = own is None or own.limit != order.limit or not own.is_in_scope(target.scope)
         if is_new_limit:
             found.append(Mismatch(workload, order.limit, order.cause, order.reason))
         elif not workload.has_bandwidth(str(Rate(order.limit))):

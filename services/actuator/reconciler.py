@@ -18,13 +18,13 @@ from schemas.messages import Action, Decision, PodOutcome, TargetDecision
 from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
-from services.actuator.desired_limit import DesiredLimit, Instant, LimitOrder, RiseBound, build_order
+from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
-from services.actuator.ownership import VERSION, Extent, OwnershipRecord, find_record, pause_reason, resume_command
-from services.actuator.plan import Plan, WriterTerm, build_plan, is_whole, share_per_pod, sum_of_limits
-from services.actuator.refusals import DriftBackOff, Refusals, select_writes
+from services.actuator.ownership import Extent, find_record, pause_reason, resume_command
+from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, is_whole, share_per_pod, sum_of_limits
+from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
 from services.actuator.succession import Succession
@@ -89,7 +89,7 @@ class Reconciler:
         self._refusals = Refusals()
         self._was_stale = False
         """Whether an object had changed in the last round."""
-        self._drift = DriftBackOff()
+        self._drift, self._scope = DriftBackOff(), ScopeChange()
         self._is_stopping = False
         self._given_up = GivenUpPods(shared.client, self.observed)
         metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
@@ -98,11 +98,20 @@ class Reconciler:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
         if (domain, target) == (self.domain, self.target):
             return
+        if target.scope != self.target.scope:
+            self._change_scope()
         self.domain, self.target = domain, target
         self._reporter.define(target)
         self._desired.define(target, domain.dead_man)
         self._rise.define(Limits.from_target(target, domain).rise)
         self._succession.define(domain.dead_man.seconds)
+        self._awake.set()
+
+    def _change_scope(self) -> None:
+        """Take note that limits are another quantity from now on: nothing that was decided goes on."""
+        self._scope.begin(self._shared.steady() + self.domain.dead_man.seconds)
+        self._desired.order = self._desired.deadline = self._published = None
+        self._finish_pending()
         self._awake.set()
 
     def stop(self) -> None:
@@ -137,8 +146,9 @@ class Reconciler:
             pending: is finished when the decision is in force and reported, or refused.
         """
         instant = self._shared.instant
-        record = self._find_newest(instant)
-        why = self._desired.accept(decision, part, published, record, instant)
+        record, _ = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
+        why = self._scope.why_refused(decision.definition, instant.steady)
+        why = why or self._desired.accept(decision, part, published, record, instant)
         if why is None:
             # Whether a limit is enforced is this actuator's to report only where it sets the limit.
             is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
@@ -182,11 +192,8 @@ class Reconciler:
             After how many seconds to try again; None: when something changes.
         """
         instant, workload = self._shared.instant, self.observed.workload
-        record = self._find_newest(instant)
+        record, limit = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         self._shared.set_note(f"{self.extent.name} decisions", self._desired.lapses.why)
-        # The lowest limit that may be in force: a cut may have reached Pods and not the workload.
-        limits = [one.limit for one in (self.extent.carrier(workload), record) if one is not None]
-        limit = min((one for one in limits if one is not None), default=None)
         expired = self._desired.expire(limit, instant, is_observed=workload is not None)
         if expired is not None:
             if self._desired.order is None or not self._desired.order.is_repeated:
@@ -301,10 +308,9 @@ class Reconciler:
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
-            if record is not None and record.v > VERSION:
-                text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
-                self._shared.events.record(workload, "LimitTakenOver", text, is_warning=True)
-                _log.warning("record of a later version", target=self.target.key, version=record.v)
+            if record is not None and not record.is_in_scope(self.target.scope):
+                self._change_scope()
+            self._reporter.report_version(workload, record)
         self._is_managed = self._is_managed or record is not None
         charge = self.extent.find_charge(workload, self.observed.pods)
         self._is_deposed = self._succession.is_deposed(charge, self._shared.steady())
@@ -386,9 +392,6 @@ class Reconciler:
     def is_acting(self) -> bool:
         """Whether this process sets the limit now: it is neither paused nor another's."""
         return self._desired.order is not None and not self._is_deposed and self._pause is None
-
-    def _find_newest(self, instant: Instant) -> OwnershipRecord | None:
-        return self.extent.find_newest(self.observed.workload, self.observed.pods, instant.now + AHEAD)
 
     def _finish_pending(self) -> None:
         """Finish the decisions that the order came from: nothing more will be done for them."""

@@ -13,7 +13,7 @@ from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
-from services.actuator.ownership import Extent, WriteRecord
+from services.actuator.ownership import VERSION, Extent, OwnershipRecord, WriteRecord
 from services.actuator.plan import Plan, Write
 from services.actuator.restore import RestoreResult
 from services.control.enforcement import allows
@@ -263,6 +263,13 @@ class Reporter:
         else:
             self._events.record(workload, "LimitPaused", f"Sluice leaves this alone: {why}", is_warning=True)
             _log.warning("paused", target=key, reason=why)
+
+    def report_version(self, workload: Workload, record: OwnershipRecord | None) -> None:
+        """Say so where a later version of Sluice wrote the workload's record."""
+        if record is not None and record.v > VERSION:
+            text = f"a later version of Sluice (record {record.v}) wrote it; this one goes on from what it can read"
+            self._events.record(workload, "LimitTakenOver", text, is_warning=True)
+            _log.warning("record of a later version", target=self._extent.name, version=record.v)
 
     def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
         """Notify people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.

@@ -38,6 +38,7 @@ from services.kube.objects import (
 )
 from services.kube.target_pods import list_pods, read_object
 from services.kube.workloads import CronJob, OtherOwner, SelectorRecord
+from services.resources.listing import list_domains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -253,8 +254,13 @@ def build_restore_action(domain: str, target: Target, results: Sequence[RestoreR
 async def _restore_all(config: Config, *, dry_run: bool) -> bool:
     """Restore every target and print what was done; returns whether all went well."""
     is_well, actions = True, []
-    left = [(one, target) for one in config.domains for target in one.targets]
     async with KubeClient.connect(config.kubernetes) as client:
+        try:
+            domains = await list_domains(client, config)
+        except (Rejected, Unavailable) as error:
+            click.echo(f"domains of the cluster: {error}; only the file's are restored", err=True)
+            is_well, domains = False, config.domains
+        left = [(one, target) for one in domains for target in one.targets]
         for attempt in range(1 if dry_run else _ROUNDS):
             if attempt and left:
                 # An actuator that runs may have written a Pod before it saw that the workload was restored.

@@ -245,7 +245,7 @@ class DefinitionSet:
             for held in (offer.wanted, offer.held):
                 if held is None:
                     continue
-                clash = _find_clash(held.domain, holding, owners) or _find_other_scope(held, offer.held)
+                clash = _find_clash(held.domain, holding, owners)
                 if clash is None:
                     offer.held = holding[held.domain.name] = held
                     owners |= dict.fromkeys((target.key for target in held.domain.targets), held)
@@ -352,18 +352,4 @@ def _find_clash(domain: Domain, holding: Mapping[str, Held], owners: Mapping[str
     for target in domain.targets:
         if (owner := owners.get(target.key)) is not None:
             return f"target {target.key} belongs to domain {owner.domain.name!r} of {owner.source}"
-    return None
-
-
-def _find_other_scope(wanted: Held, held: Held | None) -> str | None:
-    """What keeps a domain from taking the place of the one that holds; None: nothing.
-
-    A limit for each Pod is another quantity than one for all together: neither can go on as the other.
-    """
-    scopes = {} if held is None else {target.key: target.scope for target in held.domain.targets}
-    for target in wanted.domain.targets:
-        if scopes.get(target.key, target.scope) != target.scope:
-            return (
-                f"target {target.key}: its scope cannot change while it is limited: take it out first, then put it back"
-            )
     return None

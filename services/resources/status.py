@@ -92,7 +92,12 @@ def build_status(facts: Facts, before: ResourceStatus | None) -> ResourceStatus:
 
 
 def read_status(tree: Any) -> ResourceStatus | None:
-    """A status that was written before; None where it is another version's, or a person's."""
+    """A status that was written before, with or without the Nones of ``encode_status``.
+
+    None where it is another version's, or a person's.
+    """
+    if isinstance(tree, Mapping):
+        tree = {key: value for key, value in tree.items() if value is not None}
     try:
         return msgspec.convert(tree, ResourceStatus)
     except msgspec.ValidationError:

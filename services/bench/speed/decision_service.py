@@ -65,9 +65,9 @@ def command(samples: int, seconds: int, path: Path | None) -> None:
 
 async def measure(samples: int, seconds: int) -> dict[str, float]:
     """All figures by name."""
-    one = await _backlog(1, min(samples, 5000))
-    ten = await _backlog(10, samples // 10)
-    many = await _backlog(2000, 10)
+    one = await measure_backlog(1, min(samples, 5000))
+    ten = await measure_backlog(10, samples // 10)
+    many = await measure_backlog(2000, 10)
     return {
         "ready after, s": ten.ready_s,
         "10 domains, samples decided on": samples // 10 * 10,
@@ -158,7 +158,7 @@ async def _publish(bus: Bus, domain: int, count: int, begin: int) -> None:
         await bus.publish(bus.subjects.sample(sample.domain), sample, msg_id=sample.id)
 
 
-async def _backlog(domains: int, each: int) -> Backlog:
+async def measure_backlog(domains: int, each: int) -> Backlog:
     """Start a process on samples that are already stored, and measure how fast it decides."""
     async with _stage(domains) as stage:
         begin = (time.time_ns() // _S - each) * _S

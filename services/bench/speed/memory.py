@@ -1,7 +1,8 @@
-"""``sluice bench memory``: how soon sampler and actuator are ready, and their memory after many messages.
+"""``sluice bench memory``: how soon the three services are ready, and their memory after many messages.
 
-Each is a process of its own on a real nats-server: the sampler scrapes a page for many domains, the
-actuator reads decisions and patches an emulated API.  The decision service is measured by ``bus``.
+Each is a process of its own on a real nats-server: the sampler scrapes a page for many domains, the decision service
+answers samples of ten, and the actuator reads decisions and patches an emulated API.  Its domain is a resource of that
+API, which its target has joined by a label.
 """
 
 import asyncio
@@ -11,19 +12,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
-from schemas.domain import Critical, Domain, Target
+from schemas.definition import Definition
+from schemas.domain import Critical, Domain, Enrolment, Target
 from schemas.messages import Action, Decision, Sample, State, TargetDecision
+from schemas.resource import build_definition
 from schemas.units import Duration, Rate
 from services.bench.goals import show
 from services.bench.signals.lag import SteppingPlant
-from services.bench.speed.kube_apis import start_emulator
+from services.bench.speed.decision_service import measure_backlog
+from services.bench.speed.kube_apis import Api, start_emulator
 from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus
+from services.definitions.enrolment import LABEL
 from services.plant.harness.metrics_page import MetricsPage
 from services.plant.harness.pipeline import find_free_ports, find_program, format_config, start_nats
 from services.plant.harness.processes import Processes
+from services.resources.crd import without_rules
+from services.resources.manifest import write_manifest
+from services.resources.objects import BandwidthDomain
 from services.runtime import logging_setup
 from services.runtime.option_types import FiguresFile
 
@@ -33,9 +42,11 @@ _BLOCK = 100
 _SAMPLED = 50
 """Domains of the sampler, and so its samples in a period."""
 _PERIOD = Duration(_S // 20)
+_ENROL = Enrolment(min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000), namespaces=("default",))
 _GOALS = {
     "sampler, ready after, s": "<= 1",
     "sampler, resident, MiB": "<= 64",
+    "decision, resident, MiB": "<= 64",
     "actuator, ready after, s": "<= 1",
     "actuator, resident, MiB": "<= 80",
 }
@@ -51,9 +62,11 @@ _GOALS = {
 )
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
 def command(messages: int, path: Path | None) -> None:
-    """Readiness and memory of sampler and actuator."""
+    """Readiness and memory of sampler, decision service and actuator."""
     logging_setup.configure("bench", "error")
-    figures = {**asyncio.run(measure_sampler(messages)), **asyncio.run(measure_actuator(messages))}
+    figures = asyncio.run(measure_sampler(messages))
+    figures["decision, resident, MiB"] = asyncio.run(measure_backlog(10, max(messages // 10, 1))).resident
+    figures |= asyncio.run(measure_actuator(messages))
     show("memory", figures, _GOALS, path)
 
 
@@ -105,14 +118,19 @@ async def measure_sampler(messages: int) -> dict[str, float]:
 
 async def measure_actuator(messages: int) -> dict[str, float]:
     """Figures of the actuator, after so many decisions."""
-    domain = Domain("line", (Critical("robot"),), (_target("upload"),), dead_man=Duration(60 * _S))
+    target = _target("upload")
+    domain = Domain("default/line", (Critical("robot"),), (target,), dead_man=Duration(60 * _S))
     async with Processes() as processes:
         api = await start_emulator(processes)
-        await api.deploy("upload", 3, {})
+        (path, *_) = await api.deploy("upload", 3, {})
+        await _describe_domain(api, domain, path)
         async with _on_bus(processes) as (settings, bus):
             listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
-            config = Config((domain,), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
+            config = Config((), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
             page, ready_s = await _start(processes, "actuator", config)
+            async with asyncio.timeout(_PATIENCE_S):
+                while await bus.get_last(Definition, bus.subjects.definition(domain.name)) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
             begin = time.time_ns() - messages * 100_000
             for block in range(0, messages, _BLOCK):
                 numbers = range(block, block + _BLOCK)
@@ -132,6 +150,21 @@ async def measure_actuator(messages: int) -> dict[str, float]:
         "actuator, decisions handled": messages,
         "actuator, resident, MiB": resident,
     }
+
+
+async def _describe_domain(api: Api, domain: Domain, deployment: str) -> None:
+    """Install the kind, make the domain's resource, and let a Deployment join it."""
+    namespace, _, name = domain.name.partition("/")
+    open_domain = structs.replace(domain, targets=(), enrol=_ENROL)
+    async with api.client() as client:
+        for where, tree in (
+            ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", without_rules(build_definition())),
+            (BandwidthDomain.path(namespace), write_manifest(open_domain, namespace, name)),
+        ):
+            (await client.post(where, json=tree)).raise_for_status()
+        label = {"metadata": {"labels": {LABEL: name}}}
+        kind = {"Content-Type": "application/merge-patch+json"}
+        (await client.patch(deployment, json=label, headers=kind)).raise_for_status()
 
 
 def _target(name: str) -> Target:

@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 
 from schemas.config import Config
-from schemas.domain import Target
+from schemas.domain import Domain, Target
 from services.actuator.ownership import PAUSED, build_patch, pause_reason, resume_annotation
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable, Workload
 from services.kube.workloads import find_kind, object_name
+from services.resources.listing import list_domains
 from services.runtime import logging_setup
 from services.runtime.config_loader import ConfigError, load, with_default_kubeconfig
 from services.runtime.exit_codes import ExitCode
@@ -35,17 +36,28 @@ def plan_resume(workload: Workload) -> dict[str, str | None]:
 
 
 def find_target(config: Config, name: str) -> Target:
-    """The configured target of this name, with or without its namespace.
+    """The target of this name, with or without its namespace: of the file, or else of the cluster's domains.
 
     Raises:
         click.UsageError: there is none, or there are several.
+        CommandError: it is not the file's, and the cluster's domains cannot be listed.
     """
     targets = [target for domain in config.domains for target in domain.targets]
-    found = [target for target in targets if matches_workload(name, target.key)]
+    if not any(matches_workload(name, target.key) for target in targets):
+        targets = [target for domain in asyncio.run(_list_domains(config)) for target in domain.targets]
+    found = list({target.key: target for target in targets if matches_workload(name, target.key)}.values())
     if len(found) != 1:
         keys = ", ".join(target.key for target in found or targets)
         raise click.UsageError(f"{name!r} is {'more than one' if found else 'no'} target: {keys}")
     return found[0]
+
+
+async def _list_domains(config: Config) -> tuple[Domain, ...]:
+    try:
+        async with KubeClient.connect(config.kubernetes) as client:
+            return await list_domains(client, config)
+    except (Rejected, Unavailable, KubeConfigError) as error:
+        raise CommandError(f"domains of the cluster: {error}", ExitCode.UNAVAILABLE) from None
 
 
 async def change_workload(config: Config, target: Target, change: Change) -> bool:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from schemas.definition import Definition
 from tests.integration.resources.test_cluster import create, path, server
 from tests.support.actuators import ActuatorProcess, Aim, Decider, Scene
@@ -87,3 +89,39 @@ async def test_what_is_deleted_while_nobody_runs_is_restored_at_the_start(
         assert (await server.request("GET", path(server, "line")))[0] == 404
         with ActuatorProcess(tmp_path, nats.url, server, (Aim(),)):
             await scene.wait_for_limits(None, ["90M"], "upload")
+
+
+async def test_a_scope_changes_while_the_target_is_limited(server: Server, nats: NatsServer, tmp_path: Path) -> None:
+    """It goes on from the fail-safe limit under the other scope; what was decided before is another quantity."""
+    await server.deploy("upload", 2, template={BANDWIDTH: "90M"})
+    await server.pods_of("upload", 2)
+    bounds = {"deployment": "upload", "min": "5M", "max": "80M", "failSafe": "20M"}
+    async with join(nats.url, "sluice") as bus:
+        scene, decider = Scene(server, bus), Decider(bus, server.namespace, f"{server.namespace}/line")
+
+        async def set_scope(scope: str) -> None:
+            spec = {"targets": [{**bounds, "scope": scope}]}
+            await server.must("PATCH", path(server, "line"), {"spec": spec}, MERGE_PATCH)
+
+        async def decide(limit: str, definition: int) -> None:
+            await decider.publish(structs.replace(decider.decision({"upload": limit}), definition=definition))
+
+        with ActuatorProcess(tmp_path, nats.url, server, (Aim(),)):
+            await create(server, **LINE | {"targets": [bounds]})
+            await scene.wait_for_limits("20M", ["10M"] * 2, "upload")
+            await decide("40M", 1)
+            await scene.wait_for_limits("40M", ["20M"] * 2, "upload")
+            await set_scope("per-pod")
+            await scene.wait_for_limits("20M", ["20M"] * 2, "upload")
+            await decide("70M", 1)  # by a decision service that does not know yet
+            await decide("30M", 2)
+            await scene.wait_for_limits("30M", ["30M"] * 2, "upload")
+            await set_scope("aggregate")
+            await scene.wait_for_limits("20M", ["10M"] * 2, "upload")
+            await decide("60M", 3)
+            await scene.wait_for_limits("60M", ["30M"] * 2, "upload")
+        # It changes while nobody acts: what the objects carry says under which scope it was written.
+        await set_scope("per-pod")
+        with ActuatorProcess(tmp_path, nats.url, server, (Aim(),)):
+            await scene.wait_for_limits("20M", ["20M"] * 2, "upload")
+        assert not [one for one in await scene.actions("upload") if one.limit == 70_000]

@@ -174,3 +174,18 @@ def test_what_is_absent_is_removed() -> None:
     """A merge patch leaves what it does not name: figures of an hour ago must not stay."""
     assert encode_status(build_status(facts(sample=None), None))["p95"] is None
     assert read_status({"conditions": 3}) is None
+    # Also where something is absent, a condition keeps its time.
+    first = build_status(facts(sample=None), None)
+    again = build_status(facts(sample=None, now=NOW + 2 * S), read_status(encode_status(first)))
+    assert again.conditions == first.conditions
+
+
+def test_workloads_that_do_not_join_are_named() -> None:
+    """In a list of their own, and in the message of Ready; a domain that nobody has joined waits."""
+    why = {"factory/b": "its weight", "factory/a": "x" * 5000}
+    status = build_status(facts(turned_away=why), None)
+    assert [(one.workload, len(one.reason)) for one in status.refused] == [("factory/a", 1024), ("factory/b", 10)]
+    ready = next(one for one in status.conditions if one.type == "Ready")
+    assert ready.message == "the definition is in use; 2 workloads do not join: see status.refused"
+    empty = build_status(facts(domain=None, is_open=True), None)
+    assert (empty.state, conditions(empty)["Ready"]) == ("Waiting", ("False", "NoTarget"))
