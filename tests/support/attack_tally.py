@@ -80,7 +80,7 @@ class Attacks(TableOfTests[Row]):
             safe_s: how long it took until what was promised held again, seconds.
             peak_mib: the attacked service's largest resident memory.
         """
-        self.count(attack, Row([tried], broken, safe_s, peak_mib))
+        self.count(attack, Row([tried], int(broken), safe_s, peak_mib))
         assert not broken, (attack, tried, broken)
 
     def write(self, path: Path) -> None:
