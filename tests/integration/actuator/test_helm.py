@@ -62,7 +62,9 @@ class Release:
             CONFIG.format(release=self.namespace, workloads=self._server.namespace, fail_safe=fail_safe),
             encoding="utf-8",
         )
-        chart = [str(CHART), "--set-file", f"config={path}"] if words[0] in {"install", "upgrade"} else []
+        # This server has none of Cilium's kinds.
+        values = ["--set-file", f"config={path}", "--set", "policies.apiServer=false"]
+        chart = [str(CHART), *values] if words[0] in {"install", "upgrade"} else []
         environment = {"KUBECONFIG": str(self._api.kubeconfig()), "HELM_CACHE_HOME": str(self._home / "cache")}
         command, *options = words
         line = (command, "sluice", *chart, *options, "-n", self.namespace)
