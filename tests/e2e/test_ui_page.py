@@ -223,6 +223,7 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
                 await page.value("document.querySelectorAll('main script, main img, main b:not(.tile b)').length") == 0
             )
             assert await page.value("document.title") == "Sluice"
+            await wait_for(page, "document.querySelectorAll('.card').length === 2")
             shown = await read_text(page, "main")
             assert "<script>" in shown
             assert "\\u202e" in shown
