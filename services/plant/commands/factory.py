@@ -63,7 +63,8 @@ class SecondsParam(click.ParamType[float]):
 @click.option(
     "--outage",
     type=click.Choice(tuple(OUTAGES)),
-    help="Play each run again with this part away for a while: the API server 40 s, the bus 12 s, the actuator 30 s.",
+    help="Play each run again with this part away for a while: "
+    f"{', '.join(f'{part} {seconds:g} s' for part, seconds in OUTAGES.items())}.",
 )
 @click.option("--runs", type=click.Choice(KINDS), multiple=True, help="Play only this kind; may be given again.")
 @click.option("--policy", type=PolicyName(), default="learned", show_default=True, help="In control.")
