@@ -28,6 +28,7 @@ from services.kube.objects import BANDWIDTH
 from services.runtime.health import Health
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, deployment, eventually
+from tests.support.kube.workload_cases import make_node
 
 S = 10**9
 
@@ -53,10 +54,7 @@ class Cluster:
     async def make_node(self, number: int, hall: str = "a") -> None:
         """Make a node that Pods can run on, with a label for its place."""
         labels = {"matrix": self.server.namespace, "example.com/hall": hall}
-        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node(number), "labels": labels}}
-        await self.server.must("POST", "/api/v1/nodes", body)
-        path = f"/api/v1/nodes/{self.node(number)}"
-        await self.server.must("PATCH", path, {"spec": {"taints": None}}, MERGE_PATCH)
+        await make_node(self.server, self.node(number), labels)
 
     async def make_workloads(self) -> None:
         """Two Pods of a Deployment, one of a DaemonSet a node, and a critical one."""

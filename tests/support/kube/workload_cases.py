@@ -90,6 +90,14 @@ async def define(server: Server, group: str, version: str, kind: str, *, has_sca
     await eventually(is_served)
 
 
+async def make_node(server: Server, name: str, labels: dict[str, str]) -> None:
+    """Make a node that Pods can run on."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    await server.must("POST", "/api/v1/nodes", node)
+    # Admission taints a node until its kubelet has said that it is ready.
+    await server.must("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": None}}, MERGE_PATCH)
+
+
 class Workloads:
     """Makes workloads on a server, each of two Pods."""
 
@@ -135,12 +143,7 @@ class Workloads:
 
     async def _make_nodes(self, *numbers: int) -> None:
         for number in numbers:
-            name = f"{self._server.namespace}-{number}"
-            meta = {"name": name, "labels": {"matrix": self._server.namespace}}
-            node = {"apiVersion": "v1", "kind": "Node", "metadata": meta}
-            await self._server.must("POST", "/api/v1/nodes", node)
-            # Admission taints a node until its kubelet has said that it is ready.
-            await self._server.must("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": None}}, MERGE_PATCH)
+            await make_node(self._server, f"{self._server.namespace}-{number}", {"matrix": self._server.namespace})
 
     async def _make_daemon_set(self) -> Case:
         await self._make_nodes(1, 2)
