@@ -10,12 +10,12 @@ import pytest
 from msgspec import structs
 
 from schemas.domain import Critical, Domain, Target
-from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.messages import Action
 from schemas.units import Duration, Rate
 from schemas.workloads import LabelSelector
 from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
-from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.actuator.target_set import TargetSet
 from services.kube.client import KubeClient
@@ -24,6 +24,7 @@ from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.health import Health
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, eventually
+from tests.support.offered_limits import offer_limits
 
 S = 10**9
 
@@ -76,23 +77,8 @@ class Scene:
     def decide(self, limit: int) -> None:
         """Hand a decision to the target."""
         end, key = time.time_ns(), self.target.key
-        part = TargetDecision(target=key, limit=limit, proposal=limit, rule="none", was=0)
-        decision = Decision(
-            domain="line",
-            sample=f"line:{end}",
-            end=end,
-            expires=end + 600 * S,
-            targets=(part,),
-            reason="set by the test",
-            state=State(1, end, end, {}, "test/1"),
-            policy="test/1",
-            stress=0.5,
-        )
-
-        async def acknowledge() -> None:
-            pass
-
-        self.targets.reconcilers["line", key].offer(decision, part, end, PendingAck(acknowledge, {}, 1))
+        reconcilers = {key: self.targets.reconcilers["line", key]}
+        offer_limits("line", reconcilers, {key: limit}, end, end + 600 * S, end)
 
     async def label(self, pod: str, hog: str | None) -> None:
         """Change a Pod's label."""

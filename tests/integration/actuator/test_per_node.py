@@ -13,11 +13,11 @@ import pytest
 from msgspec import UNSET
 
 from schemas.domain import Critical, Domain, Shield, Target
-from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.messages import Action
 from schemas.units import Duration, Rate
 from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
-from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.actuator.places.placement import Placement
 from services.actuator.target_set import TargetSet
@@ -29,6 +29,7 @@ from services.runtime.health import Health
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, deployment, eventually
 from tests.support.kube.workload_cases import make_node
+from tests.support.offered_limits import offer_limits
 
 S = 10**9
 
@@ -195,27 +196,8 @@ class Actuator:
         """Hand a decision to an instance: limits in kbit/s, on a sample that ended ``age`` ago, ns."""
         name, end = f"floor@{place}", time.time_ns() - age
         limits = {self.app.key: app, self.agent.key: agent}
-        parts = tuple(
-            TargetDecision(target=key, limit=one, proposal=one, rule="none", was=0) for key, one in limits.items()
-        )
-        decision = Decision(
-            domain=name,
-            sample=f"{name}:{end}",
-            end=end,
-            expires=end + good_for,
-            targets=parts,
-            reason="set by the test",
-            state=State(1, end, end, {}, "test/1"),
-            policy="test/1",
-            stress=0.5,
-        )
-
-        async def acknowledge() -> None:
-            pass
-
-        for part in parts:
-            reconciler = self.targets.reconcilers[name, part.target]
-            reconciler.offer(decision, part, end, PendingAck(acknowledge, {}, 2))
+        reconcilers = {key: self.targets.reconcilers[name, key] for key in limits}
+        offer_limits(name, reconcilers, limits, end, end + good_for, end)
 
 
 async def test_each_node_has_limits_of_its_own(server: Server) -> None:

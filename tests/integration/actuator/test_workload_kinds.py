@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from schemas.domain import Critical, Domain, Shield
-from schemas.messages import Action, Decision, State, TargetDecision
+from schemas.messages import Action
 from schemas.units import Duration
 from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
 from services.actuator.kube_events import EventRecorder
 from services.actuator.observed import Watched
-from services.actuator.outbox import ActionOutbox, PendingAck
+from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.actuator.reconciler import Reconciler
 from services.actuator.restore import restore
@@ -25,6 +25,7 @@ from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH, NotFound
 from tests.support.kube.servers import MERGE_PATCH, Server, eventually
 from tests.support.kube.workload_cases import Case, Workloads
+from tests.support.offered_limits import offer_limits
 
 S = 10**9
 PAGE = Path(__file__).parents[3] / "docs" / "actuator.md"
@@ -69,25 +70,9 @@ class Actuator:
 
     def decide(self, limit: int, end: int, good_for: int = 600 * S) -> None:
         """Hand a decision to every target."""
-        keys = [one.target.key for one in self._reconcilers]
-        parts = tuple(TargetDecision(target=key, limit=limit, proposal=limit, rule="none", was=0) for key in keys)
-        decision = Decision(
-            domain="line",
-            sample=f"line:{end}",
-            end=end,
-            expires=time.time_ns() + good_for,
-            targets=parts,
-            reason="set by the test",
-            state=State(1, end, end, {}, "test/1"),
-            policy="test/1",
-            stress=0.5,
-        )
-
-        async def acknowledge() -> None:
-            pass
-
-        for one, part in zip(self._reconcilers, parts, strict=True):
-            one.offer(decision, part, time.time_ns(), PendingAck(acknowledge, {}, 1))
+        reconcilers = {one.target.key: one for one in self._reconcilers}
+        now = time.time_ns()
+        offer_limits("line", reconcilers, dict.fromkeys(reconcilers, limit), end, now + good_for, now)
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator["Actuator"]:
