@@ -20,8 +20,8 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, decode, encode
 from schemas.units import Rate
 from services.bus.bus import Conflict, Received
+from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
-from services.bus.pull_state import PullState
 from services.common.backoff import BackOff
 from services.control import Controller
 from services.decision import domain_worker
