@@ -25,8 +25,8 @@ from services.bus.envelope import Delivery, RawMessage
 from services.common.backoff import BackOff
 from services.control import Controller
 from services.decision import domain_worker
+from services.decision.domain_log import Enforcement
 from services.decision.domain_worker import DomainPosition, DomainWorker, TimedPolicy
-from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
 
 S = 10**9
