@@ -228,7 +228,7 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
         workload: as it was last seen.
         managed: whether this process has seen Sluice's record on it.
     """
-    if is_paused_by_annotation(workload):
+    if workload.annotations.get(PAUSED, "false") != "false":
         return f"{PAUSED} says {workload.annotations[PAUSED]!r}"
     try:
         record = parse_record(workload)
@@ -243,11 +243,6 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
 
 
-def is_paused_by_annotation(workload: Workload) -> bool:
-    """Whether a person paused the target with the annotation."""
-    return workload.annotations.get(PAUSED, "false") != "false"
-
-
 def resume_command(workload: Workload) -> str:
     """The command by which a person gives a paused target back to Sluice."""
     meta, ((key, value),) = workload.metadata, resume_annotation(workload).items()
@@ -257,7 +252,7 @@ def resume_command(workload: Workload) -> str:
 
 def resume_annotation(workload: Workload) -> dict[str, str | None]:
     """The annotation that gives a paused target back to Sluice: its value, or None to remove it."""
-    if is_paused_by_annotation(workload):
+    if workload.annotations.get(PAUSED, "false") != "false":
         return {PAUSED: None}
     return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: RESUMED}
 
