@@ -56,9 +56,10 @@ def test_a_new_name_is_one_change() -> None:
     known.replace_file((make_domain("track", "x"),))
     assert seen == [(["line", "track"], ["track"])]
     known.replace_file(())
-    known.put(make_domain("plant/old", "x"), resource("old"))
+    known.put(make_domain("plant/old", "x"), resource("old"), "2026-01-01T00:00:00Z")
     seen.clear()
-    assert "belongs to domain 'plant/old'" in (known.put(make_domain("plant/new", "x"), resource("new")) or "")
+    refused = known.put(make_domain("plant/new", "x"), resource("new"), "2026-01-02T00:00:00Z")
+    assert "belongs to domain 'plant/old'" in (refused or "")
     known.withdraw(resource("old"))
     assert seen == [([], ["plant/old"]), (["plant/new", "plant/old"], ["plant/new"])]
     assert names_of(known) == ["plant/new"]
