@@ -127,6 +127,17 @@ class KubeClient:
         async with self._request("PATCH", path, operations, kind, query=dry, account=account) as response:
             return decode_as(dict, await read_body(response.content))
 
+    async def ask(self, path: str, question: Mapping[str, Any]) -> Any:
+        """What the API server answers to a question, such as a review of rights, that changes nothing.
+
+        Raises:
+            NotFound: it knows no such question.
+            Rejected: asking is not allowed.
+            Unavailable: no answer.
+        """
+        async with self._request("POST", path, question) as response:
+            return decode_as(dict, await read_body(response.content))
+
     async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:
         """Apply a JSON Patch to an object, and return the object that results.
 
