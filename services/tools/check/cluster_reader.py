@@ -22,6 +22,7 @@ from services.kube.workloads import key_of
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, MeterObjects, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
+from services.tools.check.rights import check_rights
 from services.tools.check.selectors import annotations
 from services.tools.check.trial_patches import try_patches
 from services.tools.check.workload_reader import read_others
@@ -40,7 +41,7 @@ async def check_cluster(config: Config) -> CheckResult:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
             targets = {target.key: target for domain in config.domains for target in domain.targets}
-            refused = await try_patches(api, targets)
+            refused = [*await check_rights(api, config, cluster.meter), *await try_patches(api, targets)]
     except (KubeConfigError, Rejected, Unavailable) as error:
         problem = Finding("error", "kubernetes", str(error))
         return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
