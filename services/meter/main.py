@@ -79,10 +79,10 @@ class MeterService:
         self._kubelet = None
         if config.meter.kubelet != "off":
             kubelet = Access(
-                https_url(os.environ.get("NODE_IP", "127.0.0.1"), config.meter.kubelet_port),
-                access.authority,
-                access.token,
-                access.token_file,
+                url=https_url(os.environ.get("NODE_IP", "127.0.0.1"), config.meter.kubelet_port),
+                authority=access.authority,
+                authorization=access.authorization,
+                token_file=access.token_file,
                 is_verified=config.meter.kubelet == "verified",
             )
             self._kubelet = KubeletCounters(PlainClient(kubelet, timeout_s), timeout_s)

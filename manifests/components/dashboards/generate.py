@@ -49,6 +49,22 @@ def _quantile(share: float, histogram: str) -> str:
     return f"histogram_quantile({share}, sum by (le) (rate({histogram}_bucket[$__rate_interval])))"
 
 
+_DECIDED = (
+    'max by (part) (label_join(label_replace(sluice_decision_limit_kbit{domain=~"$domain"}, '
+    '"place", "$1", "domain", ".*(@.*)"), "part", "", "target", "place"))'
+)
+"""The targets that the domains shown decide on.  An instance of a definition per node has a part of each, whose name
+ends with the instance's place."""
+
+
+def _of_domain(gauge: str) -> str:
+    """An actuator's gauge of the targets that the domains shown decide on."""
+    named = f'label_replace(max by (target) ({gauge}), "part", "$1", "target", "(.*)")'
+    # Parts by a label of nodes are named after the label, too.
+    named = f'label_replace({named}, "part", "$1@$2", "target", "(.*)@.*=(.*)")'
+    return f"{named} and on (part) {_DECIDED}"
+
+
 FLEET = [
     stat("Domains", "count(sluice_sampler_window_end_seconds)", "Domains with a sampler."),
     stat(
@@ -124,6 +140,25 @@ FLEET = [
         },
         "From the end of a window to the last patch that it caused.",
     ),
+    plot(
+        "Instances of each definition",
+        "short",
+        {
+            "{{definition}}": "count by (definition) (label_replace("
+            'max by (domain) (sluice_sampler_window_end_seconds), "definition", "$1", "domain", "([^@]*).*"))'
+        },
+        "One, or with `per` one for each node or value of the label in use.",
+    ),
+    plot(
+        "Not limited",
+        "short",
+        {
+            "stray pods": "sum(max by (target, namespace) (sluice_stray_pods)) or vector(0)",
+            "limits left over": "max(sluice_limits_left_over) or vector(0)",
+            "targets that send more than their limit": "sum(max by (target) (sluice_limit_not_enforced)) or vector(0)",
+        },
+        "Pods that nobody limits, limits that nobody moves, and limits that the network does not hold.",
+    ),
 ]
 
 DOMAIN = [
@@ -136,14 +171,13 @@ DOMAIN = [
     ),
     stat(
         "Decided in all",
-        'sum(max by (target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
+        'sum(max by (domain, target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
         "Sum of the limits that were decided.",
         unit="Kbits",
     ),
     stat(
         "In force in all",
-        "sum(max by (target) (sluice_limit_kbit) and on (target) "
-        'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
+        f"sum({_of_domain('sluice_limit_kbit')})",
         "Sum of the limits in force.",
         unit="Kbits",
     ),
@@ -156,8 +190,7 @@ DOMAIN = [
     ),
     stat(
         "Paused targets",
-        "sum(max by (target) (sluice_target_paused) and on (target) "
-        'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})) or vector(0)',
+        f"sum({_of_domain('sluice_target_paused')}) or vector(0)",
         "Targets whose limit somebody else has set.",
         bad_from=1,
     ),
@@ -185,25 +218,19 @@ DOMAIN = [
     plot(
         "Limits decided",
         "Kbits",
-        {"{{target}}": 'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'},
+        {"{{domain}} {{target}}": 'max by (domain, target) (sluice_decision_limit_kbit{domain=~"$domain"})'},
         "Before the actuator's own bounds.",
     ),
     plot(
         "Limits in force",
         "Kbits",
-        {
-            "{{target}}": "max by (target) (sluice_limit_kbit) and on (target) "
-            'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'
-        },
+        {"{{target}}": _of_domain("sluice_limit_kbit")},
         "On the workloads.",
     ),
     plot(
         "What each pod may send",
         "Kbits",
-        {
-            "{{target}}": "max by (target) (sluice_pod_limit_kbit) and on (target) "
-            'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'
-        },
+        {"{{target}}": _of_domain("sluice_pod_limit_kbit")},
         "A limit of scope aggregate, shared by the pods.",
     ),
     plot(
@@ -288,6 +315,18 @@ SERVICES = [
             "not put in force": "sum(rate(sluice_decisions_refused_total[$__rate_interval])) or vector(0)",
         },
         "With several replicas, conflicts are normal: one of them decides.",
+    ),
+    plot(
+        "Domains of each decision service",
+        "short",
+        {"{{instance}}": "count by (instance) (sluice_decision_stress_ratio)"},
+        "Numbered replicas share them; others have all.",
+    ),
+    plot(
+        "Limits of each actuator",
+        "short",
+        {"{{instance}}": "count by (instance) (sluice_limit_kbit)"},
+        "An actuator counts the targets that it has limited itself, as of its shards.",
     ),
     plot(
         "Windows that were left out",
