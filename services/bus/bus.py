@@ -316,6 +316,10 @@ class Bus:
         answer = await self._session.find(f"STREAM.MSG.GET.{stream}", request)
         return None if answer is None else envelope.parse_stored(answer["message"])
 
+    async def find_next(self, kind: str, subject: str, seq: int) -> RawMessage | None:
+        """The first message on a subject or pattern from a stream sequence on, not decoded; None without one."""
+        return await self._get_stored(self.subjects.stream(kind), {"seq": seq, "next_by_subj": subject})
+
     async def stream_info(self, kind: type[M]) -> StreamInfo | None:
         """The state of a kind's stream; None without a stream."""
         answer = await self._session.find(f"STREAM.INFO.{self._streams[kind]}")

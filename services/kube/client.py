@@ -118,7 +118,7 @@ class KubeClient:
             Rejected: asking is not allowed.
             Unavailable: no answer.
         """
-        async with self._request("POST", path, question) as response:
+        async with self._transport.request("POST", path, question) as response:
             return decode_as(dict, await read_body(response.content))
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:

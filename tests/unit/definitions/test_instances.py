@@ -1,5 +1,7 @@
 """Definitions that stand for an instance for each node, or for each value of a label."""
 
+from typing import Any
+
 import pytest
 from msgspec import UNSET, structs
 
@@ -100,7 +102,7 @@ def test_a_change_of_the_definition_reaches_every_instance() -> None:
 
 def test_a_workload_that_joins_is_a_target_of_every_instance() -> None:
     """Without a target of its own the definition has no instance before; who leaves, leaves all of them."""
-    bounds = {"min": TARGET.min, "fail_safe": TARGET.fail_safe, "max": TARGET.max}
+    bounds: dict[str, Any] = {"min": TARGET.min, "fail_safe": TARGET.fail_safe, "max": TARGET.max}
     template = structs.replace(make_domain(), targets=(), enrol=Enrolment(namespaces=("plant",), **bounds))
     definitions = DefinitionSet((template,), PERIOD)
     known, place = Instances(definitions), ("Deployment", "plant")
