@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from services.bus.connection import Denied, Disconnected, Msg
+from services.bus.connection import ApiError, Denied, Disconnected, ErrorCode, Msg, Session
 from services.bus.envelope import Delivery, RawMessage
-from services.bus.session import ApiError, ErrorCode, Session
 from services.bus.sharing import Share
 from services.common.backoff import BackOff
 

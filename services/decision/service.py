@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 from schemas.config import Config
 from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Denied, Received
-from services.bus.session import ApiError
+from services.bus.connection import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.decision import metrics

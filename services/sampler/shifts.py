@@ -12,8 +12,8 @@ from contextlib import aclosing
 
 from schemas.definition import Definition
 from services.bus.bus import Bus, Denied
+from services.bus.connection import ApiError
 from services.bus.partitions import PARTITIONS, find_partition, find_rank
-from services.bus.session import ApiError
 
 _LATELY_S = 1.2
 """Three turns: redelivery may be late."""

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import runpy
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -123,6 +124,37 @@ async def test_no_panel_is_empty(tmp_path: Path) -> None:
     for one, results in table:
         shown = ", ".join(f"{' '.join(labels.values())} {value:.4g}".strip() for labels, value in results[:4])
         print(f"{one.dashboard} | {one.panel} | {one.legend} | {shown}")
+
+
+@pytest.mark.prometheus
+def test_a_thousand_instances_leave_a_panel_readable(tmp_path: Path) -> None:
+    """With 1,000 instances of a definition, 3 of them bad, no plot of the fleet has more than 20 lines."""
+    series = []
+    for number in range(1_000):
+        domain = f'domain="uplink@node-{number}"'
+        labels = f'target="factory/upload@node-{number}"'
+        series += [
+            (f"sluice_decision_stress_ratio{{{domain}}}", "3+0x5" if number % 400 == 7 else "0.5+0x5"),
+            (f'sluice_sampler_samples_total{{{domain}, outcome="data"}}', "0+60x5"),
+            (f"sluice_sampler_window_end_seconds{{{domain}}}", "0+60x5"),
+            (f"sluice_limit_kbit{{{labels}}}", f"{1000 + number}+0x5"),
+        ]
+    plots = {one.text for one in list_queries() if one.dashboard == "Sluice: fleet"}
+    (violated,) = [text for text in plots if "> bool 1" in text]
+    expected = [(f"((count({text})) or vector(0)) <= bool 20", 1) for text in sorted(plots)]
+    expected += [(f"sum({violated})", 3), (f"count({violated})", 1)]
+    tests = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series],
+        "promql_expr_test": [
+            {"expr": text, "eval_time": "4m", "exp_samples": [{"labels": "{}", "value": value}]}
+            for text, value in expected
+        ],
+    }
+    path = tmp_path / "fleet.yaml"
+    path.write_text(json.dumps({"tests": [tests]}), encoding="utf-8")
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 INSTANCES = """

@@ -49,6 +49,16 @@ def _quantile(share: float, histogram: str) -> str:
     return f"histogram_quantile({share}, sum by (le) (rate({histogram}_bucket[$__rate_interval])))"
 
 
+_WORST = 20
+"""A plot of a fleet shows so many of its domains, the worst at each time."""
+_STRESS = "max by (domain) (sluice_decision_stress_ratio)"
+
+
+def _by_definition(aggregate: str, query: str) -> str:
+    """Take a query by domain together by definition; a domain that is no instance stands for itself."""
+    return f'{aggregate} label_replace({query}, "definition", "$1", "domain", "([^@]+).*"))'
+
+
 _DECIDED = (
     'max by (part) (label_join(label_replace(sluice_decision_limit_kbit{domain=~"$domain"}, '
     '"place", "$1", "domain", ".*(@.*)"), "part", "", "target", "place"))'
@@ -66,7 +76,9 @@ def _of_domain(gauge: str) -> str:
 
 
 FLEET = [
-    stat("Domains", "count(sluice_sampler_window_end_seconds)", "Domains with a sampler."),
+    stat(
+        "Domains", "count(max by (domain) (sluice_sampler_window_end_seconds))", "Domains and instances with a sampler."
+    ),
     stat(
         "Violated",
         "count(max by (domain) (sluice_decision_stress_ratio) > 1) or vector(0)",
@@ -99,25 +111,43 @@ FLEET = [
         bad_from=1,
     ),
     plot(
+        "Definitions: over the objective",
+        "short",
+        {"{{definition}}": _by_definition("sum by (definition) (", f"{_STRESS} > bool 1")},
+        "How many instances of each definition violate an objective.  A domain of its own counts as one.",
+    ),
+    plot(
+        "Definitions: latency against the objective",
+        "percentunit",
+        {
+            "{{definition}}, worst": _by_definition("max by (definition) (", _STRESS),
+            "{{definition}}, median": _by_definition("quantile by (definition) (0.5,", _STRESS),
+        },
+        "The worst instance of each definition, and the one in the middle.",
+    ),
+    plot(
         "Latency against the objective",
         "percentunit",
-        {"{{domain}}": "max by (domain) (sluice_decision_stress_ratio)"},
-        "The worst figure of each domain, as a share of its objective.  Above 100 % the objective is violated.",
+        {"{{domain}}": f"topk({_WORST}, {_STRESS})"},
+        f"The worst figure of a domain, as a share of its objective: the {_WORST} worst domains.  Above 100 % the "
+        "objective is violated.",
     ),
     plot(
         "Limits in force",
         "Kbits",
-        {"{{target}}": "max by (target) (sluice_limit_kbit)"},
-        "On the workloads.  A low limit is the price of the latency; a flat one at its maximum costs nothing.",
+        {"{{target}}": f"bottomk({_WORST}, max by (target) (sluice_limit_kbit))"},
+        f"On the workloads, the {_WORST} lowest.  A low limit is the price of the latency; a flat one at its maximum "
+        "costs nothing.",
     ),
     plot(
         "Samples with data",
         "percentunit",
         {
-            "{{domain}}": 'sum by (domain) (rate(sluice_sampler_samples_total{outcome="data"}[$__rate_interval])) '
-            "/ sum by (domain) (rate(sluice_sampler_samples_total[$__rate_interval]))"
+            "{{domain}}": f"bottomk({_WORST}, "
+            'sum by (domain) (rate(sluice_sampler_samples_total{outcome="data"}[$__rate_interval])) '
+            "/ sum by (domain) (rate(sluice_sampler_samples_total[$__rate_interval])))"
         },
-        "Share of the windows that control could act on.",
+        f"Share of the windows that control could act on: the {_WORST} domains with the fewest.",
     ),
     plot(
         "Patches",
@@ -128,8 +158,8 @@ FLEET = [
     plot(
         "Age of the last sample",
         "s",
-        {"{{domain}}": "time() - max by (domain) (sluice_sampler_window_end_seconds)"},
-        "At 15 s the alert SluiceNoSamples fires.",
+        {"{{domain}}": f"topk({_WORST}, time() - max by (domain) (sluice_sampler_window_end_seconds))"},
+        f"The {_WORST} oldest.  At 15 s the alert SluiceNoSamples fires.",
     ),
     plot(
         "From a measurement to the limit in force",

@@ -23,7 +23,7 @@ from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, MeterObjects, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
 from services.tools.check.rights import check_rights
-from services.tools.check.selectors import annotations
+from services.tools.check.selectors import annotations, labels
 from services.tools.check.trial_patches import try_patches
 from services.tools.check.workload_reader import read_others
 
@@ -119,9 +119,15 @@ async def _read_meter(api: KubeClient, config: Config) -> MeterObjects | None:
     if config.signal.source != "scrape" or not found:
         return None
     namespace, _, name = found[0].partition("/")
+    home: Any = {}
+    with suppress(Rejected):
+        home = await _fetch(api, f"/api/v1/namespaces/{namespace}") or {}
     meter = MeterObjects(
         service=found[0],
         daemon_set=await _fetch(api, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"),
+        found=await _fetch(api, f"/api/v1/namespaces/{namespace}/services/{name}"),
+        security=labels(home).get("pod-security.kubernetes.io/enforce", ""),
+        policies=await _list_items(api, "apis/networking.k8s.io/v1", [namespace], "networkpolicies"),
         trusts_netkit=config.meter.trust_netkit,
     )
     return replace(meter, endpoints=config.meter.endpoints or meter.has_variable("SLUICE_METER_ENDPOINTS"))

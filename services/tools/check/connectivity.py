@@ -14,7 +14,7 @@ from schemas.config import Config
 from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.bus import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError
 from services.common.histogram import explain_coarseness
 from services.sampler.http_client import show_url
 from services.sampler.loop import build_sample
