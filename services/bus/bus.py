@@ -19,10 +19,9 @@ from prometheus_client import Counter
 from schemas.config import BusConfig
 from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
-from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
+from services.bus.connection import ANSWER_S, ApiError, Denied, Disconnected, ErrorCode, NoResponder, Session, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
 from services.bus.envelope import RawMessage, Received, StreamInfo, Unreadable
-from services.bus.session import ANSWER_S, ApiError, ErrorCode, Session
 from services.bus.sharing import Share
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
 from services.common.backoff import BackOff

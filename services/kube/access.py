@@ -1,6 +1,7 @@
-"""Where the API server is, and with which credentials it is asked: for clients without Kubernetes's library.
+"""Where the API server is, and with which credentials it is asked.
 
-A pod's service account, a kubeconfig with a token, or an address that asks for no credentials.
+A pod's service account, a kubeconfig with a token, or an address that asks for no credentials.  Kubeconfigs of every
+other kind are read in `kubeconfig`.
 """
 
 import os
@@ -29,34 +30,50 @@ class Access(Struct, frozen=True):
     """``https://HOST:PORT``."""
     authority: str | None = None
     """Path of the authority that signed its certificate."""
-    token: str | None = None
+    authorization: str | None = None
+    """The header of every request: ``Bearer TOKEN``."""
     token_file: str | None = None
     """Path of a token that is replaced from time to time."""
     is_verified: bool = True
     """Whether the server's certificate has to be valid."""
+    certificate: str | None = None
+    """Path of the client's certificate."""
+    key: str | None = None
+    """Path of its private key."""
+    server_name: str | None = None
+    """The name in the server's certificate, where it is not the host's."""
+    proxy: str | None = None
+    """URL of the proxy in between; None: by the environment."""
 
-    def read_token(self) -> str | None:
-        """The token for one request; None where none is asked for.
+    def read_authorization(self) -> str | None:
+        """The header ``Authorization`` of one request; None where none is asked for.
 
         Raises:
-            OSError: its file cannot be read, or is empty.
+            KubeConfigError: the file of the token cannot be read, or holds none now.
         """
         if self.token_file is None:
-            return self.token
-        token = Path(self.token_file).read_text(encoding="utf-8").strip()
+            return self.authorization
+        try:
+            token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KubeConfigError(f"{self.token_file} cannot be read: {error}") from None
         if not token:
-            raise OSError(f"{self.token_file} is empty")
-        return token
+            raise KubeConfigError(f"{self.token_file} is empty")
+        if not (token.isascii() and token.isprintable()):
+            raise KubeConfigError(f"{self.token_file} holds no token: other letters than those of one line of ASCII")
+        return f"Bearer {token}"
 
     def build_tls(self) -> ssl.SSLContext | None:
         """The TLS settings; None for plain HTTP.
 
         Raises:
-            OSError: the authority cannot be read, or is none.
+            OSError: the authority or the client's certificate cannot be read, or is none.
         """
         if not self.url.startswith("https:"):
             return None
         context = ssl.create_default_context(cafile=self.authority)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key)
         # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self.is_verified:
@@ -77,11 +94,14 @@ def find_access(config: Kubernetes) -> Access:
         return _read_kubeconfig(Path(config.kubeconfig))
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     authority = SERVICE_ACCOUNT / "ca.crt"
-    if not host or not port or not authority.is_file():
-        raise KubeConfigError(
-            "kubernetes: not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
-        )
-    return Access(https_url(host, port), str(authority), token_file=str(SERVICE_ACCOUNT / "token"))
+    if not host or not port:
+        reason = "KUBERNETES_SERVICE_HOST or _PORT is not set"
+    elif not authority.is_file() or not authority.stat().st_size:
+        reason = f"{authority} is missing or empty"
+    else:
+        return Access(https_url(host, port), str(authority), token_file=str(SERVICE_ACCOUNT / "token"))
+    remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
+    raise KubeConfigError(f"kubernetes: {remedy} ({reason})")
 
 
 def https_url(host: str, port: int | str) -> str:
@@ -112,7 +132,12 @@ def _read_kubeconfig(path: Path) -> Access:
     def beside(name: str | None) -> str | None:
         return None if name is None else str(path.parent / name)
 
-    return Access(url, beside(cluster.get("certificate-authority")), user.get("token"), beside(user.get("tokenFile")))
+    return Access(
+        url=url,
+        authority=beside(cluster.get("certificate-authority")),
+        authorization=f"Bearer {user['token']}" if user.get("token") else None,
+        token_file=beside(user.get("tokenFile")),
+    )
 
 
 def _named(tree: Any, kind: str, name: str) -> dict[str, Any]:

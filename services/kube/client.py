@@ -1,36 +1,33 @@
-"""The Kubernetes API: read, list, watch, patch, and write Events.  The one module that imports kubernetes.
+"""The Kubernetes API: read, list, watch, patch, and write Events.
 
-Requests go through the library's raw client and answers are decoded here: its typed classes would cost a pod 25 MiB.
+Answers are decoded into the few fields that Sluice needs: the typed classes of Kubernetes's library would cost a pod
+25 MiB.
 """
 
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
 from schemas.config import Kubernetes
-from schemas.decode_errors import DECODE_ERRORS
 from services.common.backoff import BackOff
-from services.kube.access import KubeConfigError
+from services.kube.access import find_access
 from services.kube.changes import Deleted, Listed, ListPage, T, Updated, WatchedObject, WatchEvent
-from services.kube.credentials import use_service_account, use_token_file
-from services.kube.library import ApiClient, ConfigException, Configuration, explain, load_kube_config, send_once
 from services.kube.objects import (
     KubeObject,
     Status,
     Superseded,
     Unavailable,
     decode_as,
-    raise_for_status,
     read_body,
     read_lines,
 )
 from services.kube.patch_turns import PatchTurns
+from services.kube.transport import Transport
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -52,9 +49,9 @@ _GONE = 410
 class KubeClient:
     """A client of one API server."""
 
-    def __init__(self, client: ApiClient, timeout_s: float, patches_per_second: float = _UNBOUNDED) -> None:
+    def __init__(self, transport: Transport, timeout_s: float, patches_per_second: float = _UNBOUNDED) -> None:
         """See ``connect``."""
-        self._client = client
+        self._transport = transport
         self._timeout_s = timeout_s
         self._turns = PatchTurns(_CONCURRENT_PATCHES, patches_per_second)
 
@@ -66,29 +63,15 @@ class KubeClient:
         Raises:
             KubeConfigError: there is no kubeconfig or service account, or it cannot be used.
         """
-        # Every namespace holds two watches open: patches must not wait for one of a limited number of connections.
-        settings = Configuration(connection_pool_maxsize=0)
-        try:
-            if config.server is not None:
-                settings.host = config.server.rstrip("/")
-            elif config.kubeconfig is not None:
-                loaded = await load_kube_config(config.kubeconfig, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
-                token_file = loaded._user.safe_get("tokenFile")  # noqa: SLF001 - read once otherwise, and it rotates
-                if token_file is not None:
-                    use_token_file(settings, Path(config.kubeconfig).parent / token_file)
-            else:
-                use_service_account(settings)
-        except (ConfigException, OSError) as error:
-            if config.kubeconfig is not None:
-                raise KubeConfigError(f"kubernetes: {config.kubeconfig}: {error}") from None
-            remedy = "not running in a Pod: set kubernetes.kubeconfig or kubernetes.server in the configuration"
-            raise KubeConfigError(f"kubernetes: {remedy} ({error})") from None
-        # As kubectl does: the authorities of many clusters have no key identifiers, which Python 3.13 insists on.
-        settings.disable_strict_ssl_verification = True
-        async with ApiClient(settings) as client:
-            client.user_agent = "sluice-actuator"
-            send_once(client)
-            yield cls(client, config.timeout.seconds, patches_per_second)
+        if config.kubeconfig is None:
+            access = find_access(config)
+        else:
+            # A Pod has a service account, and does not pay for the library.
+            from services.kube.kubeconfig import read_kubeconfig  # noqa: PLC0415
+
+            access = await read_kubeconfig(config.kubeconfig)
+        async with Transport.open(access, config.timeout.seconds) as transport:
+            yield cls(transport, config.timeout.seconds, patches_per_second)
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object.
@@ -118,13 +101,24 @@ class KubeClient:
             Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        async with self._request("GET", path, query=query) as response:
+        async with self._transport.request("GET", path, query=query) as response:
             return await read_body(response.content)
 
     async def try_patch(self, path: str, operations: list[dict[str, Any]], account: str | None) -> Any:
         """What would become of an object by a JSON Patch, sent in the place of ``account``; fails as `patch` does."""
         dry, kind = [("dryRun", "All")], "application/json-patch+json"
-        async with self._request("PATCH", path, operations, kind, query=dry, account=account) as response:
+        async with self._transport.request("PATCH", path, operations, kind, query=dry, account=account) as response:
+            return decode_as(dict, await read_body(response.content))
+
+    async def ask(self, path: str, question: Mapping[str, Any]) -> Any:
+        """What the API server answers to a question, such as a review of rights, that changes nothing.
+
+        Raises:
+            NotFound: it knows no such question.
+            Rejected: asking is not allowed.
+            Unavailable: no answer.
+        """
+        async with self._transport.request("POST", path, question) as response:
             return decode_as(dict, await read_body(response.content))
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:
@@ -169,7 +163,7 @@ class KubeClient:
             operations = build()
             if operations is None:
                 raise Superseded
-            async with self._request("PATCH", path, operations, "application/json-patch+json") as response:
+            async with self._transport.request("PATCH", path, operations, "application/json-patch+json") as response:
                 return _decode(type(obj), await read_body(response.content))
 
     async def patch_status(self, obj: T, status: Mapping[str, Any]) -> T:
@@ -183,7 +177,7 @@ class KubeClient:
         """
         path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/status"
         body = {"apiVersion": obj.api_version, "kind": obj.kind, "status": status}
-        async with self._request("PATCH", path, body, "application/merge-patch+json") as response:
+        async with self._transport.request("PATCH", path, body, "application/merge-patch+json") as response:
             return _decode(type(obj), await read_body(response.content))
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
@@ -222,7 +216,7 @@ class KubeClient:
             "lastTimestamp": at,
             "count": 1,
         }
-        async with self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
+        async with self._transport.request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body) as response:
             await read_body(response.content)
 
     async def create(self, kind: type[T], namespace: str, name: str, *, dry_run: bool = False) -> T:
@@ -240,7 +234,7 @@ class KubeClient:
             "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "sluice"}},
         }
         dry = [("dryRun", "All")] if dry_run else None
-        async with self._request("POST", kind.path(namespace), body, query=dry) as response:
+        async with self._transport.request("POST", kind.path(namespace), body, query=dry) as response:
             return _decode(kind, await read_body(response.content))
 
     async def delete(self, obj: KubeObject) -> None:
@@ -258,7 +252,7 @@ class KubeClient:
             "kind": "DeleteOptions",
             "preconditions": {"uid": meta.uid, "resourceVersion": meta.resource_version},
         }
-        async with self._request("DELETE", obj.path(meta.namespace, meta.name), body) as response:
+        async with self._transport.request("DELETE", obj.path(meta.namespace, meta.name), body) as response:
             await read_body(response.content)
 
     async def list_by_labels(self, kind: type[T], namespace: str, selector: str) -> tuple[T, ...]:
@@ -307,7 +301,7 @@ class KubeClient:
             limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=seconds + _WATCH_SLACK_S)
             options = [("watch", "true"), ("resourceVersion", version), ("allowWatchBookmarks", "true")]
             options.append(("timeoutSeconds", str(seconds)))
-            async with self._request("GET", path, query=[*query, *options], limits=limits) as response:
+            async with self._transport.request("GET", path, query=[*query, *options], limits=limits) as response:
                 async for line in read_lines(response.content):
                     event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
@@ -343,38 +337,6 @@ class KubeClient:
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
-
-    @asynccontextmanager
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        content_type: str = "application/json",
-        *,
-        query: Query | None = None,
-        limits: aiohttp.ClientTimeout | None = None,
-        account: str | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and raise the library's errors, up to the end of the context, as this module's."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        headers |= {"Impersonate-User": account} if account is not None else {}
-        limits = limits or aiohttp.ClientTimeout(total=self._timeout_s)
-        try:
-            request = await self._client.param_serialize(
-                method, path, query_params=query, header_params=headers, body=body, auth_settings=["BearerToken"]
-            )
-            response: aiohttp.ClientResponse = (await self._client.call_api(*request, _request_timeout=limits)).response
-            try:
-                if response.status >= 300:
-                    raise_for_status(
-                        response.status, await read_body(response.content), response.headers.get("Retry-After")
-                    )
-                yield response
-            finally:
-                response.close()  # a connection whose response was read to its end is kept
-        except (*DECODE_ERRORS, aiohttp.ClientError, TimeoutError, OSError, ValueError, ConfigException) as error:
-            raise explain(error) from None
 
 
 def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:

@@ -14,8 +14,7 @@ from msgspec import Struct
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, M, Sample
 from services.bus.bus import Bus, Received, Unreadable
-from services.bus.connection import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError, Denied
 from services.common.backoff import BackOff
 from services.kube.objects import ApiFailure, NotFound
 from services.resources.objects import BandwidthDomain

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from schemas.config import Http, Kubernetes
-from services.kube import credentials
+from services.kube import access
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Unavailable
@@ -92,7 +92,7 @@ def pod_account(monkeypatch: pytest.MonkeyPatch, home: Path, url: str, certifica
     host, _, port = url.removeprefix("https://").rpartition(":")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
-    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", home)
+    monkeypatch.setattr(access, "SERVICE_ACCOUNT", home)
     (home / "ca.crt").write_bytes((certificates / "ca.crt").read_bytes())
     return home / "token"
 

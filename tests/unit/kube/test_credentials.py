@@ -4,16 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from services.kube.credentials import use_token_file
-from services.kube.library import ConfigException, Configuration
+from services.kube.access import Access, KubeConfigError
 
 
-def read(path: Path) -> str:
+def read(path: Path) -> str | None:
     """What a request would carry."""
-    settings = Configuration()
-    use_token_file(settings, path)
-    settings.refresh_api_key_hook(settings)  # type: ignore[misc]
-    return str(settings.api_key["BearerToken"])
+    return Access("https://api", token_file=str(path)).read_authorization()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +32,7 @@ def test_what_is_no_token_is_said_and_not_sent(content: bytes | None, why: str, 
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigException, match=why) as error:
+    with pytest.raises(KubeConfigError, match=why) as error:
         read(path)
     assert str(path) in str(error.value)
     assert "evil" not in str(error.value).lower()
@@ -44,7 +40,7 @@ def test_what_is_no_token_is_said_and_not_sent(content: bytes | None, why: str, 
 
 def test_a_folder_is_no_token(tmp_path: Path) -> None:
     """A volume that was mounted one level too high."""
-    with pytest.raises(ConfigException, match=r"cannot be read: .*directory"):
+    with pytest.raises(KubeConfigError, match=r"cannot be read: .*directory"):
         read(tmp_path)
 
 
