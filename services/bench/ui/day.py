@@ -17,7 +17,7 @@ from schemas.domain import Domain
 from schemas.messages import Action, Decision, State, encode
 from services.bench.ui.traffic import measure
 from services.bus import envelope, streams
-from services.bus.session import Session
+from services.bus.connection import Session
 from services.bus.subjects import Subjects
 from services.control import Controller
 
