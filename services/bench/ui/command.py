@@ -6,7 +6,6 @@ the messages in one update the oldest counts.
 """
 
 import asyncio
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import click
 
 from schemas.config import BusConfig, Config
-from schemas.domain import Critical, Domain, Target
-from schemas.units import Rate
 from services.bench.goals import show
 from services.bench.ui.chromium import Page, find_chromium, open_page
+from services.bench.ui.day_page import measure_day
+from services.bench.ui.processes import build_domains, find_renderer, read_heap, read_resident
 from services.plant.harness.pipeline import format_config, start_nats, start_page
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
@@ -65,14 +64,20 @@ if (!window.watched) (function () {
     type=click.IntRange(10),
     help="Only measure what a tab holds over so many minutes with 20 domains.",
 )
+@click.option("--day", "is_day", is_flag=True, help="Only measure the page over streams that hold a day of one domain.")
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
-def command(counts: tuple[int, ...], seconds: float, tab_minutes: int | None, path: Path | None) -> None:
+def command(
+    counts: tuple[int, ...], seconds: float, tab_minutes: int | None, path: Path | None, *, is_day: bool
+) -> None:
     """Lag, frames and memory of the live page."""
     if find_chromium() is None:
         raise CommandFailure("there is no program chromium: apt install chromium", ExitCode.USAGE)
     logging_setup.configure("bench", "error")
     if tab_minutes is not None:
         show("ui tab", asyncio.run(measure_tab(tab_minutes)), {}, path)
+        return
+    if is_day:
+        show("ui day", asyncio.run(measure_day()), {"server, resident, MiB": "<= 64"}, path)
         return
     figures: dict[str, float] = {}
     goals: dict[str, str] = {}
@@ -85,32 +90,12 @@ def command(counts: tuple[int, ...], seconds: float, tab_minutes: int | None, pa
     show("ui", figures, goals, path)
 
 
-def build_domains(count: int) -> tuple[Domain, ...]:
-    """Build domains of two critical workloads and one target each."""
-    return tuple(
-        Domain(
-            f"line-{i}",
-            (Critical("robot-control", f"line-{i}"), Critical("safety-scanner", f"line-{i}")),
-            (
-                Target(
-                    deployment="telemetry-upload",
-                    namespace=f"line-{i}",
-                    min=Rate(5_000),
-                    max=Rate(90_000),
-                    fail_safe=Rate(20_000),
-                ),
-            ),
-        )
-        for i in range(count)
-    )
-
-
 async def measure_page(count: int, seconds: float) -> dict[str, float]:
     """Measure the page with so many domains: the overview, then one domain."""
     async with Processes() as processes, open_page("about:blank", width=1600, height=1000) as page:
         await _open_live(page, count, processes)
         overview = await _watch(page, seconds)
-        heap = await _read_heap(page)
+        heap = await read_heap(page)
         await page.value("location.hash = '#/domain?d=line-0&span=60000'")
         domain = await _watch(page, seconds)
         processes.check("ui")
@@ -125,7 +110,7 @@ async def measure_page(count: int, seconds: float) -> dict[str, float]:
             "longest frame, plots, ms": domain["longest"],
             "server, resident, MiB": read_resident(processes.pid("ui")),
             "tab, heap, MiB": heap,
-            "tab, heap grown in the second half, MiB": await _read_heap(page) - heap,
+            "tab, heap grown in the second half, MiB": await read_heap(page) - heap,
         }
         processes.check("traffic")
         return figures
@@ -143,7 +128,7 @@ async def measure_tab(minutes: int) -> dict[str, float]:
                 await page.value(_WATCH)
             await asyncio.sleep(60)
             when = f"minute {minute + 1}, {view}"
-            figures[f"{when}: heap, MiB"] = await _read_heap(page)
+            figures[f"{when}: heap, MiB"] = await read_heap(page)
             figures[f"{when}: nodes of the document"] = await page.value("document.getElementsByTagName('*').length")
             figures[f"{when}: frames a second"] = await page.value(_COUNT_FRAMES) / 60
             figures[f"{when}: tab's process, resident, MiB"] = read_resident(find_renderer(page.process))
@@ -176,37 +161,3 @@ async def _watch(page: Page, seconds: float) -> dict[str, Any]:
     if len(found["lags"]) < 2:
         raise CommandFailure(f"the page painted {len(found['lags'])} updates: {page.complaints}", ExitCode.FINDING)
     return found
-
-
-async def _read_heap(page: Page) -> float:
-    """Read what the page's scripts hold after a garbage collection, MiB."""
-    await page.ask("HeapProfiler.collectGarbage")
-    usage = await page.ask("Runtime.getHeapUsage")
-    return float(usage["usedSize"]) / 2**20
-
-
-def read_resident(pid: int) -> float:
-    """Read a process's resident memory, MiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-def find_renderer(browser: int) -> int:
-    """Find the process of a browser's only tab: of its descendants, the largest that renders.
-
-    Raises:
-        ProcessLookupError: there is none.
-    """
-    children: dict[int, list[int]] = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            parent = int(status.read_text(encoding="ascii", errors="replace").partition("PPid:")[2].split()[0])
-            children.setdefault(parent, []).append(int(status.parent.name))
-    found: list[int] = []
-    waiting = [browser]
-    while waiting:
-        waiting += (below := children.get(waiting.pop(), []))
-        found += [one for one in below if b"--type=renderer" in Path(f"/proc/{one}/cmdline").read_bytes()]
-    if not found:
-        raise ProcessLookupError(f"process {browser} has no tab")
-    return max(found, key=read_resident)

@@ -12,15 +12,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import nats
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
 from schemas.config import BusConfig
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, State, encode
 from services.bench.ui.traffic import measure
 from services.bus import envelope, streams
+from services.bus.connection import Session
 from services.bus.subjects import Subjects
 from services.control import Controller
 
@@ -35,8 +32,8 @@ Line = tuple[str, int, dict[str, str], bytes]
 class _Origin:
     """One stream as it is filled."""
 
-    def __init__(self, client: Client, leaf: asyncio.StreamWriter, config: dict[str, Any]) -> None:
-        self._client = client
+    def __init__(self, session: Session, leaf: "_Leaf", config: dict[str, Any]) -> None:
+        self._session = session
         self._leaf = leaf
         self._config = config
         self._target = ""
@@ -45,23 +42,21 @@ class _Origin:
 
     async def open(self) -> None:
         """Create the stream as a mirror, and answer its request for a consumer."""
-        asked: asyncio.Queue[Msg] = asyncio.Queue()
-        origin = f"ORIGIN_{self._config['name']}"
-        await self._client.subscribe(f"{_API}.CONSUMER.CREATE.{origin}", cb=asked.put)
-        external = {"api": _API, "deliver": _DELIVER}
+        name = self._config["name"]
+        origin = f"ORIGIN_{name}"
         left_out = ("subjects", "duplicate_window", "max_age", "allow_direct")
         kept = {key: value for key, value in self._config.items() if key not in left_out}
-        await self.request("STREAM.CREATE", kept | {"mirror": {"name": origin, "external": external}})
-        request = await asyncio.wait_for(asked.get(), _PATIENCE_S)
-        config = json.loads(request.data)["config"]
+        mirror = {"name": origin, "external": {"api": _API, "deliver": _DELIVER}}
+        await self._session.request(f"STREAM.CREATE.{name}", kept | {"mirror": mirror})
+        async with asyncio.timeout(_PATIENCE_S):
+            reply, body = await self._leaf.asked.get()
+        config = json.loads(body)["config"]
         self._target, self._consumer = config["deliver_subject"], config["name"]
         none = {"consumer_seq": 0, "stream_seq": 0}
         created = {"type": "io.nats.jetstream.api.v1.consumer_create_response", "created": "2026-01-01T00:00:00Z"}
         consumer = {"stream_name": origin, "name": config["name"], "config": config, "num_pending": 0}
-        await self._client.publish(
-            request.reply, json.dumps(created | consumer | {"delivered": none, "ack_floor": none}).encode()
-        )
-        await self._client.flush()
+        answer = json.dumps(created | consumer | {"delivered": none, "ack_floor": none}).encode()
+        self._leaf.writer.write(f"LMSG {reply} {len(answer)}\r\n".encode() + answer + b"\r\n")
 
     def send(self, line: Line) -> None:
         """Deliver one message as a consumer of the origin would."""
@@ -70,31 +65,19 @@ class _Origin:
         reply = f"$JS.ACK.origin.{self._consumer}.1.{self.sent}.{self.sent}.{at}.0@{subject}"
         head = "".join(["NATS/1.0\r\n", *(f"{key}: {value}\r\n" for key, value in headers.items()), "\r\n"]).encode()
         start = f"HMSG {self._target} {reply} {len(head)} {len(head) + len(body)}\r\n"
-        self._leaf.write(b"".join([start.encode(), head, body, b"\r\n"]))
+        self._leaf.writer.write(b"".join([start.encode(), head, body, b"\r\n"]))
 
     async def wait_for_all(self) -> None:
         """Wait until the server has stored all that was sent."""
+        info = f"STREAM.INFO.{self._config['name']}"
         async with asyncio.timeout(_PATIENCE_S):
-            while (await self.request("STREAM.INFO", None))["state"]["last_seq"] < self.sent:  # noqa: ASYNC110 - a server
+            while (await self._session.request(info))["state"]["last_seq"] < self.sent:  # noqa: ASYNC110 - a server
                 await asyncio.sleep(0.1)
 
     async def promote(self) -> None:
         """Make a stream of its own of the mirror."""
         await self.wait_for_all()
-        await self.request("STREAM.UPDATE", self._config)
-
-    async def request(self, call: str, body: Any) -> dict[str, Any]:
-        """Ask JetStream.
-
-        Raises:
-            RuntimeError: it refuses.
-        """
-        data = b"" if body is None else json.dumps(body).encode()
-        answer = await self._client.request(f"$JS.API.{call}.{self._config['name']}", data, timeout=_PATIENCE_S)
-        found: dict[str, Any] = json.loads(answer.data)
-        if "error" in found:
-            raise RuntimeError(f"{call} {self._config['name']}: {found['error']}")
-        return found
+        await self._session.request(f"STREAM.UPDATE.{self._config['name']}", self._config)
 
 
 async def fill_streams(bus: BusConfig, leaf_port: int, domains: tuple[Domain, ...], period: int, span: range) -> int:
@@ -111,30 +94,27 @@ async def fill_streams(bus: BusConfig, leaf_port: int, domains: tuple[Domain, ..
         Messages that were sent.
     """
     subjects = Subjects(bus.prefix)
-    client = await nats.connect(list(bus.servers))
-    try:
-        async with _connect_leaf(leaf_port) as leaf:
-            configs = {one["name"]: one for one in streams.build_configs(bus, subjects)}
-            origins = {
-                kind: _Origin(client, leaf, configs[subjects.stream(kind)]) for kind in ("sample", "decision", "action")
-            }
-            for origin in origins.values():
-                await origin.open()
-            pending = 0
-            for kind, line in _speak(domains, subjects, period, span):
-                origins[kind].send(line)
-                pending += len(line[3])
-                if pending > _PAUSE_BYTES:
-                    pending = 0
-                    await leaf.drain()
-                    for origin in origins.values():
-                        await origin.wait_for_all()
-            await leaf.drain()
-            for origin in origins.values():
-                await origin.promote()
-            return sum(origin.sent for origin in origins.values())
-    finally:
-        await client.close()
+    session = Session(bus, "day", lambda _: None)
+    async with session.keep_connected(), _connect_leaf(leaf_port) as leaf:
+        configs = {one["name"]: one for one in streams.build_configs(bus, subjects)}
+        origins = {
+            kind: _Origin(session, leaf, configs[subjects.stream(kind)]) for kind in ("sample", "decision", "action")
+        }
+        for origin in origins.values():
+            await origin.open()
+        pending = 0
+        for kind, line in _speak(domains, subjects, period, span):
+            origins[kind].send(line)
+            pending += len(line[3])
+            if pending > _PAUSE_BYTES:
+                pending = 0
+                await leaf.writer.drain()
+                for origin in origins.values():
+                    await origin.wait_for_all()
+        await leaf.writer.drain()
+        for origin in origins.values():
+            await origin.promote()
+        return sum(origin.sent for origin in origins.values())
 
 
 def _speak(domains: tuple[Domain, ...], subjects: Subjects, period: int, span: range) -> Iterator[tuple[str, Line]]:
@@ -176,27 +156,42 @@ def _act(decision: Decision, applied: int) -> Iterator[Action]:
             )
 
 
+class _Leaf:
+    """A connection as a leaf node."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        """Requests for a consumer: reply subject, body."""
+        self._reader = reader
+
+    async def listen(self) -> None:
+        """Answer the server's pings, and take its requests."""
+        while line := await self._reader.readline():
+            command, *words = line.decode().split()
+            if command == "PING":
+                self.writer.write(b"PONG\r\n")
+            elif command == "-ERR":
+                raise RuntimeError(f"the server refuses a leaf node: {line.decode().strip()}")
+            elif command in ("LMSG", "HMSG"):
+                body = (await self._reader.readexactly(int(words[-1]) + 2))[:-2]
+                headed = int(words[-2]) if command == "HMSG" else 0
+                if ".CONSUMER.CREATE." in words[0]:
+                    self.asked.put_nowait((words[1], body[headed:]))
+
+
 @asynccontextmanager
-async def _connect_leaf(port: int) -> AsyncIterator[asyncio.StreamWriter]:
-    """Connect to a server as a leaf node, and answer its pings."""
+async def _connect_leaf(port: int) -> AsyncIterator[_Leaf]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
     await reader.readline()
     hello = {"server_id": "DAY", "name": "day", "headers": True, "compression": "off", "proto": 1}
-    writer.write(b"CONNECT " + json.dumps(hello).encode() + b"\r\nPING\r\n")
-
-    async def answer() -> None:
-        while line := await reader.readline():
-            if line.startswith(b"PING"):
-                writer.write(b"PONG\r\n")
-            elif line.startswith(b"-ERR"):
-                raise RuntimeError(f"the server refuses a leaf node: {line.decode().strip()}")
-            elif line.startswith((b"LMSG", b"HMSG")):
-                await reader.readexactly(int(line.split()[-1]) + 2)
-
-    task = asyncio.create_task(answer())
+    writer.write(b"CONNECT " + json.dumps(hello).encode() + f"\r\nPING\r\nLS+ {_API}.>\r\n".encode())
+    leaf = _Leaf(reader, writer)
+    listening = asyncio.create_task(leaf.listen())
     try:
         await asyncio.sleep(0.5)
-        yield writer
+        yield leaf
     finally:
-        task.cancel()
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         writer.close()

@@ -27,6 +27,8 @@ _TIMEOUT_S = 10.0
 _LOOK_BACK_NS = 60 * 10**9
 _UNDECIDED_NS = 5 * 10**9
 """A sample that waits for its decision longer than this has none."""
+_BATCH = 256
+"""Messages of a kind that wait at once: of decisions half a MiB."""
 _AT_ONCE = 32
 """Single messages that are asked for at once."""
 _HOLD_S = 0.3
@@ -190,7 +192,7 @@ class BusReader:
     async def _read_kind(self, kind: str, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
         since = scope.begins_at(kind)
         start: Start = "all" if since is None else to_datetime(since)
-        raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start)
+        raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start, batch=_BATCH)
         async with aclosing(raws):
             while (raw := await self._read_next(raws)) is not None:
                 message = _from_raw(kind, raw)
