@@ -26,8 +26,7 @@ from services.kube.objects import (
     read_body,
     read_lines,
 )
-from services.kube.patch_turns import PatchTurns
-from services.kube.transport import Transport
+from services.kube.transport import PatchTurns, Transport
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""

@@ -37,7 +37,7 @@ def test_listing_the_commands_imports_none_of_them() -> None:
     assert done.stdout.splitlines() == ["[]", "['services.decision.service']"]
 
 
-_HEAVY = {
+_HEAVY: dict[str, set[str]] = {
     "aiohttp": {"actuator", "ui"},
     "dateutil": set(),
     "google": set(),

@@ -104,7 +104,7 @@ async def start_page(config: Config, processes: Processes, port: int) -> str:
     if port == 0:
         [port] = find_free_ports(1)
     await processes.start("ui", find_program("sluice"), "ui", "--config", path, "--port", str(port))
-    # Whoever is told the address may open it at once.
+    # A person who reads the address may open it at once.
     deadline = time.monotonic() + _READY_S
     while True:
         with contextlib.suppress(OSError):

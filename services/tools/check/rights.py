@@ -65,7 +65,7 @@ async def check_rights(api: KubeClient, config: Config, meter: MeterObjects | No
     """Check the actuator's and the meter's accounts, as far as they exist."""
     found: list[Finding] = []
     if await _has_account(api, _HOME, _ACTUATOR):
-        found += await _find_missing(api, _HOME, _ACTUATOR, await _list_actuator_needs(api, config))
+        found += await _find_missing(api, _HOME, _ACTUATOR, await list_actuator_needs(api, config))
     if meter is not None and meter.daemon_set is not None:
         home = meter.service.partition("/")[0]
         account = meter.daemon_set["spec"]["template"]["spec"].get("serviceAccountName") or "default"
@@ -82,7 +82,7 @@ async def _has_account(api: KubeClient, namespace: str, name: str) -> bool:
     return True
 
 
-async def _list_actuator_needs(api: KubeClient, config: Config) -> list[Need]:
+async def list_actuator_needs(api: KubeClient, config: Config) -> list[Need]:
     """What the file's domains and the cluster's need, and what the actuator itself needs."""
     try:
         domains = await list_domains(api, config)

@@ -10,7 +10,8 @@ import click
 
 from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Action, Decision, InvalidMessage, LinkEstimate, Sample, State
+from schemas.link import LinkEstimate
+from schemas.messages import Action, Decision, InvalidMessage, Sample, State
 from services.bus import envelope
 from services.control import Controller, RejectedSample
 from services.control.observation import fills

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from schemas.config import Http, Kubernetes
+from schemas.config import Kubernetes
+from schemas.http import Http
 from services.kube import access
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient

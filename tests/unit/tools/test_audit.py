@@ -250,8 +250,10 @@ def test_an_action_by_another_cause_keeps_the_chain(sound: Lines) -> None:
 def test_an_attempt_on_an_earlier_view_breaks_no_chain(sound: Lines) -> None:
     """A second actuator tried, and nothing was changed; what never was in force, or was changed, is a broken chain."""
     at = nth(sound, "action", 50)
-    target = decode_message(sound[at]).target
-    before = [one for line in sound[:at] if isinstance(one := decode_message(line), Action) and one.target == target]
+    last = decode_message(sound[at])
+    assert isinstance(last, Action)
+    earlier = (decode_message(line) for line in sound[:at])
+    before = [one for one in earlier if isinstance(one, Action) and one.target == last.target]
     limit = before[-2].limit
     pods = [{"pod": "pod-0", "uid": "uid-0", "outcome": "failed"}]
     tried = edit(sound[at], lambda body: body.update(id="tried", outcome="failed", was=limit, pods=pods))
