@@ -97,6 +97,7 @@ class Actuator:
                 and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
             tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
+            find_instances=self.instances.find_names,
         )
         shared = Dependencies(
             client=client,
