@@ -164,8 +164,27 @@ async def test_a_finger_and_odd_addresses(recording: Path) -> None:
         )
         await wait_for(page, "document.querySelector('main h1')?.innerText === 'What if?'", "no view")
         assert await page.value("document.querySelectorAll('main h1').length") == 1
+        await go(page, "#/?s=gone")
+        await wait_for(page, "document.querySelector('.empty')?.innerText.includes('not here any more')", "no reason")
+        assert not await page.value("document.querySelectorAll('.card').length")
+        await page.value("document.querySelector('.empty a').click()")
+        await wait_for(page, "document.querySelectorAll('.card').length === 2", "the link leads nowhere")
         await go(page, "#/constructor")
         await wait_for(page, "document.querySelectorAll('.card').length === 2", "no overview")
+        await require_redrawing(page)
+
+
+async def require_redrawing(page: Page) -> None:
+    """The small curves of a recording follow the window's size and its colours."""
+    curve = "(one => one.width + one.toDataURL())(document.querySelector('.card canvas'))"
+    await wait_for(page, "document.querySelector('.card canvas').width > 300")
+    light = await wait_for(page, curve)
+    await page.resize(500, 1000)
+    await wait_for(page, "document.querySelector('.card canvas').width < 480", "it is stretched")
+    await page.resize(700, 1000)
+    await wait_for(page, f"{curve} === {json.dumps(light)}", "it is not drawn again")
+    await page.resize(700, 1000, dark=True)
+    await wait_for(page, f"{curve} !== {json.dumps(light)}", "its colours stay")
 
 
 async def test_a_dropped_recording_is_shown(recording: Path) -> None:

@@ -31,9 +31,9 @@ function say(text) {
 
 function showLink() {
   const alive = performance.now() - heard < 15000;
-  const now = machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
+  const now = !view ? "none" : machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
   state.dataset.state = now;
-  setText(state, busy || { live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
+  setText(state, busy || { none: "", live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
 }
 
 async function loadSources(wanted) {
@@ -110,7 +110,13 @@ async function show(page, parameters) {
   let source;
   try { source = await loadSources(parameters.s); } catch (error) { say(error.message); shown = ""; setTimeout(route, 2000); return; }
   if (shown !== key) return; // another view was asked for meanwhile
+  const isGone = source && parameters.s && source.id !== parameters.s;
+  byId("machine").hidden = !source || isGone;
   if (!source) { main.append(el("p", { class: "empty", text: "There is nothing to show: drop a recording here." })); return; }
+  if (isGone) {
+    main.append(el("p", { class: "empty" }, "This recording is not here any more: drop it again, or ", el("a", { href: link("overview", { s: source.id }) }, "see what is here"), "."));
+    return;
+  }
   if (source.id !== machine.source || parameters.at) machine.setSource(source, Number(parameters.at) || null);
   machine.source = source.id;
   const context = { ...parameters, s: source.id };
