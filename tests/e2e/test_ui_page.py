@@ -17,6 +17,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.path_proxy import behind
 from tests.support.ui_names import HOSTILE, rename
 from tests.support.ui_server import publish, recent_stream, serve_page
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 COUNT = 120
@@ -226,6 +227,7 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             await page.value("window.painted = 0; addEventListener('sluice:painted', () => { window.painted += 1; })")
             await publish(bus, lines[-80:-65])
             await wait_for(page, "window.painted > 0", "nothing was painted")
+            await require_quiet_while_hidden(page)
             await page.value("document.querySelector('.card a').click()")
             await wait_for(page, "document.querySelectorAll('main tbody tr').length > 1")
             rows = await page.value("document.querySelector('main tbody').innerText")
@@ -254,3 +256,19 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             )
             assert [one for one in page.complaints if "ERR_ABORTED" not in one] == []
             assert all(PREFIX not in one or "/proxy/" in one for one in page.fetched)
+
+
+async def require_quiet_while_hidden(page: Page) -> None:
+    """A hidden tab gives back its connection, of which a browser has six, and follows again once it is seen."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {{configurable: true, value: {hidden}}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    before = page.fetched.copy()
+    await page.value(hide.format(hidden="true"))
+    await page.value("new Promise(done => requestAnimationFrame(done))")
+    assert not any("/events" in one for one in page.fetched[len(before) :])
+    await page.value(hide.format(hidden="false"))
+    async with asyncio.timeout(PATIENCE_S):
+        while not any("/events" in one for one in page.fetched[len(before) :]):
+            await page.value("new Promise(done => requestAnimationFrame(done))")

@@ -14,7 +14,7 @@ const PAGES = { overview: OverviewPage, domain: DomainPage, actions: ActionsPage
 const PAST_MS = 400, SOURCES_MS = 60000;
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), alertBox = byId("alert"), sourceBox = byId("source"), state = byId("link");
-let sources = [], largest = Infinity, view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null, busy = "";
+let sources = [], largest = Infinity, view = null, shown = "", events = null, followed = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null, busy = "";
 
 const machine = new Machine(byId("machine"), (moved) => {
   if (moved) showLink();
@@ -61,10 +61,12 @@ async function loadPast(moved) {
   if (machine.live) view.refresh(); else loadPast(true);
 }
 
+// A browser opens six connections to a server, so a tab that nobody sees gives its own to others.
 function connect(domain) {
+  followed = domain;
   events?.close();
   events = null;
-  if (!machine.isLiveSource) return;
+  if (!machine.isLiveSource || document.hidden) return;
   events = listen(domain, {
     // What came before the stream was open, or while it was lost, is asked for.
     open: () => { heard = performance.now(); showLink(); if (machine.live) view?.refresh?.(); },
@@ -164,6 +166,7 @@ addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("dragleave", (event) => { if (event.relatedTarget === null) byId("drop").hidden = true; });
 addEventListener("drop", (event) => { event.preventDefault(); byId("drop").hidden = true; if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]); });
 addEventListener("hashchange", route);
+document.addEventListener("visibilitychange", () => { if (view) connect(followed); });
 setInterval(() => { machine.refresh(); showLink(); }, 500);
 setInterval(async () => {
   if (!machine.isLiveSource) return;
