@@ -57,6 +57,7 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
             "[...document.querySelectorAll('dialog button')].find(one => one.innerText.includes('Before')).click()"
         )
         await wait_for(page, f"document.getElementById('story-title').innerText !== {json.dumps(title)}")
+        await require_focus(page)
         await press(page, "Escape")
         await wait_for(page, "!document.querySelector('dialog[open]') && location.hash.includes('/domain')")
         await travel(page)
@@ -82,6 +83,20 @@ async def step_through_marks(page: Page) -> None:
         )
         await press(page, "ArrowLeft")
     assert shown == listed
+
+
+async def require_focus(page: Page) -> None:
+    """The keyboard steps from story to story by one button, and begins at the title of a view that a link opened."""
+    title = await read_text(page, "#story-title")
+    await page.value("document.querySelector('dialog [data-does=before]').focus()")
+    await press(page, "Enter")
+    await wait_for(page, f"document.getElementById('story-title').innerText !== {json.dumps(title)}")
+    await wait_for(page, "document.activeElement.dataset.does === 'before'", "the button lost the focus")
+    await page.value("document.querySelector('dialog a').focus()")
+    await press(page, "Enter")
+    await wait_for(page, "document.activeElement.matches('main h1')", "the view has no focus")
+    await page.value("history.back()")
+    await wait_for(page, "document.querySelector('dialog[open] details')", "there is no way back")
 
 
 async def travel(page: Page) -> None:

@@ -107,6 +107,7 @@ async function show(page, parameters) {
   shown = key;
   view?.close();
   view = null;
+  const held = main.contains(document.activeElement);
   main.replaceChildren();
   say(null);
   let source;
@@ -129,6 +130,10 @@ async function show(page, parameters) {
   failure = nameProblem(source); say(null);
   document.title = (parameters.d ? clean(parameters.d) + " – " : "") + "Sluice";
   view = new PAGES[page](main, context, clockOf);
+  // The link that led here is gone with the view before: keyboard and screen reader go on at the new one's title.
+  const title = main.querySelector("h1");
+  title.tabIndex = -1;
+  if (held) title.focus({ preventScroll: true });
   connect(page === "domain" ? parameters.d : null);
   showLink();
   try { noteFailure((await view.load?.(machine.live ? null : Math.round(machine.now())))?.failure); } catch (error) { say(error.message); }
