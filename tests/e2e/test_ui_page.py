@@ -151,6 +151,23 @@ HOUR = """
 """
 """Adds the updates of an hour, two a second, to a history that shows five minutes."""
 
+GAPS = """
+(async () => {
+  const { History, plain } = await import('./series.js'), { joins } = await import('./plot.js');
+  const history = new History(), every = [...Array(20).keys()].map(i => 1e12 + i * 500);
+  const windows = every.filter((_, i) => i < 8 || i > 11), long = every.map((_, i) => 1e12 + i * 60e3);
+  const one = (kind, name, t) => ({ kind, name, t, v: t.map(() => 1) });
+  history.replace({
+    series: [one('p95', 'a', windows), one('p95', 'b', every), one('limit', 'c', windows)],
+    marks: [], broken: [], blind: [{ begin: 1e12 + 3500, end: 1e12 + 5500, what: 'no data' }],
+  });
+  const blind = history.shades.filter(one => one.blind);
+  const curves = [...history.curves.values(), ...plain([one('p95', 'd', long)], 'of a day')];
+  return curves.map(one => one.t.slice(1).filter((_, i) => !joins(one, i + 1, blind)).map(t => t - 1e12));
+})()
+"""
+"""Where lines have gaps: of a workload that was not measured for a while, one that was, a limit, and a long time."""
+
 
 async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Path) -> None:
     """Curves, marks and shaded times are forgotten once they are out of sight; a mark is none of another target."""
@@ -159,6 +176,7 @@ async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Pa
         assert most < 2 * 450 + 300
         assert 440_000 < shown < 470_000
         assert unique == 1
+        assert await page.value(GAPS) == [[6000], [], [], []]
         assert page.complaints == []
 
 
