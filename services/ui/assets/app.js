@@ -154,6 +154,7 @@ const nameFailure = (reason) => (reason ? `The bus cannot be read: ${reason}` : 
 
 async function openFile(file) {
   say(null);
+  if (byId("open").hidden) { say("This page takes no recordings: sluice ui FILE opens one."); return; }
   const size = `${(file.size / 2 ** 20).toFixed(1)} MiB`;
   if (file.size > largest) { say(`${file.name} has ${size}. At most ${largest / 2 ** 20} MiB are taken here: record a shorter time, or open it on the server: sluice ui FILE`); return; }
   busy = `reading ${size} …`;
@@ -166,7 +167,7 @@ async function openFile(file) {
 
 sourceBox.addEventListener("change", () => { location.hash = link("overview", { s: sourceBox.value === "live" ? null : sourceBox.value }); });
 byId("file").addEventListener("change", (event) => { if (event.target.files[0]) openFile(event.target.files[0]); event.target.value = ""; });
-addEventListener("dragenter", (event) => { if ([...event.dataTransfer.types].includes("Files")) byId("drop").hidden = false; });
+addEventListener("dragenter", (event) => { if (!byId("open").hidden && [...event.dataTransfer.types].includes("Files")) byId("drop").hidden = false; });
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("dragleave", (event) => { if (event.relatedTarget === null) byId("drop").hidden = true; });
 addEventListener("drop", (event) => { event.preventDefault(); byId("drop").hidden = true; if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]); });
