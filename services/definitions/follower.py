@@ -137,8 +137,8 @@ class Follower:
             if self._check is not None:
                 others = (one.domain for name, one in self._defined.items() if name != domain.name)
                 self._check((*others, domain))
-        except ValueError as error:
-            return str(error)
+        except Exception as error:  # noqa: BLE001 - a policy of another package may raise anything
+            return str(error) or type(error).__name__
         return None
 
     def _refuse(self, what: str, reason: str) -> None:
