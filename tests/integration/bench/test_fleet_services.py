@@ -26,6 +26,7 @@ async def test_actuator_and_sampler_do_the_work_that_is_measured() -> None:
     assert actuator.more["patches a second"] > 0
     assert actuator.more["watches opened in all"] >= 2
     assert sampler.more["samples a second"] > 0
+    assert sampler.more["samples with data, %"] > 0
     assert min(actuator.share, sampler.share) > 0
 
 
