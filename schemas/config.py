@@ -5,12 +5,12 @@ Every field with a default may be left out.  Rates are quantities of bit/s (``50
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from msgspec import field
 
 from schemas.domain import Domain
 from schemas.exporter import Exporter
+from schemas.http import Http, check_headers, check_url, has_host
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
 from schemas.sharding import Sharding
@@ -19,28 +19,6 @@ from schemas.units import Duration
 _S = 10**9
 
 Port = Annotated[int, between(0, 65535)]
-
-
-def _has_host(url: str) -> bool:
-    """Whether a URL names a host, and no port that does not exist."""
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
-
-
-def _check_url(what: str, url: str) -> None:
-    """Check that a URL is one of HTTP.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if "@" in url.partition("//")[2].partition("/")[0]:
-        # Not shown: it would be in a log.
-        raise ValueError(f"{what}: an address must not hold credentials: see signal.http")
-    if not url.startswith(("http://", "https://")) or not _has_host(url) or urlsplit(url).fragment:
-        raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
 
 
 class BusConfig(Settings, frozen=True):
@@ -86,7 +64,7 @@ class BusConfig(Settings, frozen=True):
                     "servers: an address must not hold a user or a password: set bus.user and SLUICE_NATS_PASSWORD,"
                     " or bus.credentials"
                 )
-            if not server.startswith(("nats://", "tls://")) or not _has_host(server):
+            if not server.startswith(("nats://", "tls://")) or not has_host(server):
                 raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
             raise ValueError("user and credentials: only one of the two")
@@ -98,58 +76,6 @@ Figure = Literal[
     "jitter", "p95", "observations", "scraped", "buckets", "resets", "returns", "appeared", "lost", "throughput"
 ]
 """What Prometheus is asked for, one query each."""
-
-
-class Http(Settings, frozen=True):
-    """How every source of measurements is asked, and ``check`` with it.
-
-    Proxies come from the environment: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-    """
-
-    ca: str | None = None
-    """Path of the certificate authorities that sign servers' certificates; without it the public ones."""
-    certificate: str | None = None
-    """Path of the client's certificate, for mutual TLS; ``key`` goes with it.  Read again for every connection."""
-    key: str | None = None
-    """Path of the key of ``certificate``."""
-    server_name: str | None = None
-    """Name in the server's certificate, where the address has another."""
-    token_file: str | None = None
-    """Path of a bearer token.  Read again for every request."""
-    username: str | None = None
-    """User name of basic authentication; ``password_file`` goes with it."""
-    password_file: str | None = None
-    """Path of the password of ``username``.  Read again for every request."""
-    headers: dict[str, str] = field(default_factory=dict)
-    """HTTP headers of every request, such as a tenant's ``X-Scope-OrgID``."""
-
-    def __post_init__(self) -> None:
-        """Check what the types cannot say.
-
-        Raises:
-            ValueError: settings that do not go together, or no HTTP header; never shows its value.
-        """
-        super().__post_init__()
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate, key: both are needed")
-        if (self.username is None) != (self.password_file is None):
-            raise ValueError("username, password_file: both are needed")
-        if self.token_file is not None and self.username is not None:
-            raise ValueError("token_file and username: only one of the two")
-        _check_headers(self.headers)
-
-
-def _check_headers(headers: dict[str, str]) -> None:
-    """Check that headers can be sent.
-
-    Raises:
-        ValueError: a name or a value is none; does not show the value.
-    """
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError(f"headers: {name!r} is no name of a header")
-        if value != value.strip() or not value.isprintable() or not value.isascii():
-            raise ValueError(f"headers: the value of {name} is not one line of ASCII")
 
 
 class Scrape(Settings, frozen=True):
@@ -175,9 +101,9 @@ class Scrape(Settings, frozen=True):
         if not self.urls:
             raise ValueError("urls: at least one is needed")
         for url in self.urls:
-            _check_url("urls", url)
+            check_url("urls", url)
         for url in self.meters:
-            _check_url("meters", url)
+            check_url("meters", url)
             if not url.startswith("http://"):
                 raise ValueError(f"meters: {url!r}: a meter answers at http:// only")
 
@@ -210,8 +136,8 @@ class Prometheus(Settings, frozen=True):
             ValueError: an address of another kind, no HTTP header, or a number out of range.
         """
         super().__post_init__()
-        _check_url("url", self.url)
-        _check_headers(self.headers)
+        check_url("url", self.url)
+        check_headers(self.headers)
 
     @property
     def shortest_window(self) -> Duration:
@@ -326,7 +252,7 @@ class Kubernetes(Settings, frozen=True):
         """
         super().__post_init__()
         if self.server is not None:
-            _check_url("server", self.server)
+            check_url("server", self.server)
         if self.lease is not None and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", self.lease):
             raise ValueError(f"lease: {self.lease!r} is no NAMESPACE/NAME")
         if self.shards > 1 and self.lease is None:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.definition import Definition
 from schemas.inherited import Inherited
+from schemas.link import LinkEstimate
 from schemas.numbers import Count, Integer, Load, Period, Rate, Time
 from schemas.units import decode_unit, encode_unit
 
@@ -177,23 +178,6 @@ class ShadowDecision(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the shield would make of it, kbit/s, all targets together."""
     reason: str
     """In words; why it gave no answer, where it raised an error."""
-
-
-class LinkEstimate(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a policy knows of the bottleneck: the figures from which its proposal comes.  Rates are kbit/s."""
-
-    safe: Rate
-    """B: the largest total load, critical and best effort, that builds up no queue, as far as is known."""
-    expected: Rate
-    """F: the critical load to come."""
-    margin: Rate
-    """lambda: what is kept free for bursts."""
-    headroom: Rate
-    """What that leaves for best effort; negative where even the critical load is too much."""
-    lesson: str
-    """What this sample taught, in a word or three: ``steady``, ``probes``, ``touched``."""
-    met: Time = 0
-    """When a queue last showed where the safe load ends, UTC ns; 0 before it ever did."""
 
 
 class Overrun(Struct, frozen=True, omit_defaults=True, gc=False):

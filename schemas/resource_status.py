@@ -59,6 +59,30 @@ class LimitStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why its limit is not what was decided."""
 
 
+class InstanceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An instance of a definition with `per`."""
+
+    on: str
+    """The node, or the value of the label."""
+    state: str = ""
+    """How it stands, in a word: Violated, NotEnforced, Blind, Waiting or Holds."""
+    stress: str = ""
+    """Its worst latency as a share of the objective, in percent; absent where nothing is measured."""
+    limit: str = ""
+    """The limits in force added up, bit/s."""
+    reason: str = ""
+    """Why it stands so."""
+
+
+class StateCount(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """How many instances stand in one way."""
+
+    state: str
+    """The word."""
+    count: int = 0
+    """How many."""
+
+
 class RefusedWorkload(Struct, frozen=True, rename="camel", omit_defaults=True):
     """A workload that would join by its label, and does not."""
 
@@ -93,6 +117,10 @@ class ResourceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     """The critical workloads."""
     targets: tuple[LimitStatus, ...] = ()
     """The targets."""
+    instances: tuple[StateCount, ...] = ()
+    """Of a definition with `per`: its instances by state, the worst state first."""
+    worst: tuple[InstanceStatus, ...] = ()
+    """Of a definition with `per`: the ten instances that stand worst."""
     refused: tuple[RefusedWorkload, ...] = ()
     """The workloads that would join by their label, and do not; at most 50."""
     conditions: tuple[Condition, ...] = ()

@@ -3,7 +3,7 @@
 The holder renews it five times in its duration.  A standby takes it once it has not changed for that long by its own
 clock, so clocks need not agree.  The Lease only decides who acts: what an earlier holder may still send is fenced by
 the terms and by the `test` operations of every patch.  Without an answer of the API server nobody is known to be in
-charge, and `succession` decides as it does without a Lease.
+charge, and `Succession` decides as it does without a Lease.
 
 Numbered actuators have a rank for each shard, which is a part of the holder's name.  A lower rank takes the Lease from
 a higher one, so that each shard gets to the actuator that it belongs to.

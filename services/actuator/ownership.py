@@ -1,12 +1,17 @@
-"""The record that the actuator leaves on every object it patches, and the owner of the object that follows from it.
+"""The record that the actuator leaves on every object it patches, and which actuator is in charge by it.
 
 The record is the actuator's only memory that survives it: what was found, so that ``restore`` can put it
 back; what was written and for which decision, so that no older decision is applied; and which reports
 the bus has not acknowledged, so that a crash loses none.
+
+The record on the workload counts terms: a later actuator takes the next term with its first write, and the
+others become standby.  A standby actuator still receives decisions.  If a write is due and missing, it concludes
+that the one in charge is gone, and takes the next term.  With a Lease its holder is in charge, and takes the next term
+with its next write; the others wait for the Lease alone.  The times are seconds by a steady clock.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +22,7 @@ from schemas.domain import Domain, Target
 from schemas.messages import Cause
 from schemas.provenance import Provenance
 from schemas.units import Rate
+from services.actuator.lease import Charge
 from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
 
 KEY = "sluice.dev/limit"
@@ -31,6 +37,12 @@ RAISE_BACKLOG = 64
 """An object with so many unacknowledged writes is only cut, not raised."""
 MAX_BACKLOG = 512
 """So many writes fit, with a wide margin, into the 256 KiB that an object's annotations may take."""
+_LAPSED_S = 0.5
+"""How long after the dead-man fired the one in charge has to apply the fail-safe limit, at most."""
+_LEASED_S = 1.0
+"""How often to look again while another holds the Lease."""
+_RIVAL_S = 600.0
+"""Another actuator that has written nothing for so long no longer counts as running."""
 
 
 class WriteRecord(Provenance, frozen=True, omit_defaults=True, kw_only=True):
@@ -216,7 +228,7 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
         workload: as it was last seen.
         managed: whether this process has seen Sluice's record on it.
     """
-    if is_paused_by_annotation(workload):
+    if workload.annotations.get(PAUSED, "false") != "false":
         return f"{PAUSED} says {workload.annotations[PAUSED]!r}"
     try:
         record = parse_record(workload)
@@ -231,11 +243,6 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
 
 
-def is_paused_by_annotation(workload: Workload) -> bool:
-    """Whether a person paused the target with the annotation."""
-    return workload.annotations.get(PAUSED, "false") != "false"
-
-
 def resume_command(workload: Workload) -> str:
     """The command by which a person gives a paused target back to Sluice."""
     meta, ((key, value),) = workload.metadata, resume_annotation(workload).items()
@@ -245,7 +252,7 @@ def resume_command(workload: Workload) -> str:
 
 def resume_annotation(workload: Workload) -> dict[str, str | None]:
     """The annotation that gives a paused target back to Sluice: its value, or None to remove it."""
-    if is_paused_by_annotation(workload):
+    if workload.annotations.get(PAUSED, "false") != "false":
         return {PAUSED: None}
     return {BANDWIDTH: None} if find_record(workload) is not None else {KEY: RESUMED}
 
@@ -270,3 +277,91 @@ def build_patch(obj: KubeObject, desired: dict[str, str | None]) -> list[dict[st
         elif key in seen:
             operations.append({"op": "remove", "path": paths[key]})
     return operations
+
+
+class Succession:
+    """One target's actuator in charge, as this process sees it."""
+
+    def __init__(self, process: str, dead_man_s: float, charge: Callable[[float], Charge]) -> None:
+        """Begin without a term; ``process`` names this actuator, and ``charge`` asks the Lease who acts."""
+        self._charge = charge
+        self.term: int | None = None
+        """This process's term, once it has written the workload."""
+        self._process = process
+        self._dead_man_s = dead_man_s
+        self._missing_since: float | None = None
+        """Since when a due write has been missing."""
+        self._last_seen = ""
+        """The last action of the one in charge."""
+        self._lost = 0
+        """How often a take-over was undone by another."""
+        self._rival_at = float("-inf")
+        self._wrote_at = float("-inf")
+
+    def define(self, dead_man_s: float) -> None:
+        """Go by another dead-man time from now on."""
+        self._dead_man_s = dead_man_s
+
+    def is_deposed(self, record: OwnershipRecord | None, now: float) -> bool:
+        """Whether another is in charge: by the Lease, or because it wrote later; ``record`` is the workload's."""
+        charge = self._charge(now)
+        if charge is Charge.MINE:
+            if record is not None and record.by != self._process:
+                self.term = None  # of the next write, which then is later than the other's
+            return False
+        if charge is Charge.OTHERS:
+            return True
+        if record is None or self.term is None or record.by == self._process or record.term < self.term:
+            return False
+        if record.action != self._last_seen:
+            self._last_seen = record.action
+            self._missing_since = None
+            self._rival_at = now
+        return True
+
+    def is_settled(self) -> None:
+        """Nothing is left to write."""
+        self._missing_since = None
+
+    def take_over(self, now: float, *, has_cut: bool, has_lapsed: bool) -> float:
+        """Take the target over if the one in charge has not written what is missing for too long.
+
+        Args:
+            now: by the steady clock.
+            has_cut: whether an object may send more than it should.
+            has_lapsed: whether there is no decision, so that the fail-safe limit is due.
+
+        Returns:
+            After how many seconds to ask again; not positive: this process is in charge now.
+        """
+        if self._charge(now) is Charge.OTHERS:
+            self._missing_since = None
+            return _LEASED_S  # the Lease wakes this process when that changes
+        if self._missing_since is None:
+            self._missing_since = now
+        if has_lapsed:
+            patience_s = min(_LAPSED_S, self._dead_man_s / 10)
+        elif has_cut:
+            patience_s = self._dead_man_s / 2
+        else:
+            # A raise can wait; two with different bounds must not take turns.
+            patience_s = 2 * self._dead_man_s * 2 ** min(self._lost, 6)
+        left_s = self._missing_since + patience_s - now
+        if left_s <= 0:
+            self._lost += not (has_cut or has_lapsed)
+            self.term = self._missing_since = None
+        return left_s
+
+    def reset(self) -> None:
+        """Another object has taken the workload's place."""
+        self.term = self._missing_since = None
+
+    def wrote(self, term: int, now: float) -> None:
+        """This process has written the workload."""
+        self.term, self._wrote_at = term, now
+
+    def proof_due_s(self, now: float) -> float | None:
+        """In how many seconds to write the record again, as a sign of life for a standby; None: none waits for one."""
+        if now - self._rival_at > _RIVAL_S or self._charge(now) is Charge.MINE:
+            return None
+        return self._wrote_at + self._dead_man_s / 2 - now

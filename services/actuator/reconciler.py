@@ -22,12 +22,11 @@ from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound,
 from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
-from services.actuator.ownership import Extent, find_record, pause_reason, resume_command
+from services.actuator.ownership import Extent, Succession, find_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, is_whole, share_per_pod, sum_of_limits
 from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
-from services.actuator.succession import Succession
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits

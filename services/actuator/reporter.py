@@ -16,7 +16,7 @@ from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import VERSION, Extent, OwnershipRecord, WriteRecord
 from services.actuator.plan import Plan, Write
 from services.actuator.restore import RestoreResult
-from services.control.enforcement import allows
+from services.control.observation import allows
 from services.kube.objects import KubeObject, Pod, Workload
 
 PODS_ONLY = "Pods only so far"

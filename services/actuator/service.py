@@ -29,9 +29,8 @@ from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.places.placement import Placement
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
-from services.bus.connection import Denied
+from services.bus.connection import ApiError, Denied
 from services.bus.partitions import find_partition
-from services.bus.session import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.definitions.definition_set import DefinitionSet
@@ -98,6 +97,7 @@ class Actuator:
                 and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
             tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
+            find_instances=self.instances.find_names,
         )
         shared = Dependencies(
             client=client,

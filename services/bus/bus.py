@@ -19,10 +19,9 @@ from prometheus_client import Counter
 from schemas.config import BusConfig
 from schemas.messages import KINDS, InvalidMessage, M, Message, UnknownVersion, decode, encode
 from services.bus import envelope, streams
-from services.bus.connection import Denied, Disconnected, NoResponder, TooLarge
+from services.bus.connection import ANSWER_S, ApiError, Denied, Disconnected, ErrorCode, NoResponder, Session, TooLarge
 from services.bus.consumer import Consumer, ConsumerSpec, Start
 from services.bus.envelope import RawMessage, Received, StreamInfo, Unreadable
-from services.bus.session import ANSWER_S, ApiError, ErrorCode, Session
 from services.bus.sharing import Share
 from services.bus.subjects import DEFAULT_PREFIX, Subjects
 from services.common.backoff import BackOff
@@ -316,6 +315,10 @@ class Bus:
         # STREAM.MSG.GET is answered by the stream's leader; a replica, which answers direct gets, may lag behind.
         answer = await self._session.find(f"STREAM.MSG.GET.{stream}", request)
         return None if answer is None else envelope.parse_stored(answer["message"])
+
+    async def find_next(self, kind: str, subject: str, seq: int) -> RawMessage | None:
+        """The first message on a subject or pattern from a stream sequence on, not decoded; None without one."""
+        return await self._get_stored(self.subjects.stream(kind), {"seq": seq, "next_by_subj": subject})
 
     async def stream_info(self, kind: type[M]) -> StreamInfo | None:
         """The state of a kind's stream; None without a stream."""

@@ -1,23 +1,22 @@
 """Reads one stream through a JetStream pull consumer: creates it, requests messages, and recreates it when it is lost.
 
 A reader requests messages in batches, and the server answers with messages and with status messages.
-``PullState`` is this protocol without I/O.  Readers that share a consumer have priorities (``Share``).
+``PullState`` counts them, without I/O.  Readers that share a consumer have priorities (``Share``).
 """
 
 import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from services.bus.connection import Denied, Disconnected, Msg
+from services.bus.connection import ApiError, Denied, Disconnected, ErrorCode, Msg, Session
 from services.bus.envelope import Delivery, RawMessage
-from services.bus.pull_state import SHARED_EVERY_S, SHARED_EXPIRES_S, ConsumerLost, PullState, SharedPullState
-from services.bus.session import ApiError, ErrorCode, Session
 from services.bus.sharing import Share
 from services.common.backoff import BackOff
 
@@ -33,6 +32,103 @@ _INACTIVE_NS = 60 * 10**9
 _MAX_UNACKNOWLEDGED = 8192
 _SHARED_CHECK_S = 30.0
 _GROUP = "replicas"
+_SHARED_EXPIRES_S, _SHARED_EVERY_S = 1.0, 0.4
+"""A sharer's requests end soon, so that one that hangs is passed over; the next one is sent before that."""
+
+_CONTINUES = frozenset({"100", "404", "408"})
+_CONTINUES_409 = ("batch completed", "message size exceeds maxbytes")
+
+
+class ConsumerLost(Exception):
+    """The consumer does not answer as it should: look it up, or create it, again."""
+
+
+class PullState:
+    """Counts one reader's requests and deliveries."""
+
+    def __init__(self, batch: int) -> None:
+        """Never hold more than ``batch`` messages at once."""
+        self._batch = batch
+        self._requested = 0
+        self._number = 0
+        self._since = 0
+
+    def request_more(self, waiting: int) -> int:
+        """Count a request and give its size, with ``waiting`` messages unprocessed; 0: enough are on their way."""
+        free = self._batch - self._requested - waiting
+        if free < max(self._batch // 2, 1):
+            return 0
+        self._requested += free
+        return free
+
+    def record_delivery(self, delivery: Delivery) -> int:
+        """Count a message; gives the sequence since which this reader received every message.
+
+        Deliveries of a consumer are numbered.  While the numbers are consecutive, no other reader of the
+        same consumer received a message in between.  A run of numbers counts from its first message that
+        was never delivered before: messages after a redelivered one may have gone to another reader long ago.
+        """
+        self._requested = max(self._requested - 1, 0)
+        if delivery.number != self._number + 1:
+            self._since = 0
+        self._number = delivery.number
+        if self._since == 0:
+            if delivery.count > 1:
+                return delivery.seq
+            self._since = delivery.seq
+        return self._since
+
+    def record_status(self, headers: Mapping[str, str]) -> bool:
+        """Process a status message; returns whether a request has ended for want of messages.
+
+        Raises:
+            ConsumerLost: the consumer, its leader or its server is gone.
+        """
+        code = headers.get("Status", "")
+        description = headers.get("Description", "")
+        if code not in _CONTINUES and not (code == "409" and description.lower().startswith(_CONTINUES_409)):
+            raise ConsumerLost(f"{code} {description}".strip())
+        if code in {"404", "408", "409"}:
+            unsent = headers.get("Nats-Pending-Messages", "")
+            self._requested = max(self._requested - int(unsent), 0) if unsent.isdigit() else 0
+        return code == "408"
+
+
+class SharedPullState(PullState):
+    """The same for a reader that shares its consumer: the server sends messages to the request of the lowest priority.
+
+    So there must be a request at every moment, for at least half a batch.  Requests overlap, and may bring several.
+    """
+
+    def __init__(self, batch: int, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is a steady clock, s."""
+        super().__init__(batch)
+        self._now = now
+        self._open: deque[list[float]] = deque()
+        """When each request ends, and how many messages it may still bring."""
+        self._due = 0.0
+        """When to send the next."""
+
+    def request_more(self, waiting: int) -> int:
+        """Send a request every 0.4 s, and whenever less than half a batch is requested, unless too much waits."""
+        now = self._now()
+        while self._open and self._open[0][0] <= now:
+            self._open.popleft()
+        is_due = now >= self._due
+        left = sum(count for _, count in self._open)
+        if waiting >= self._batch or (left >= self._batch // 2 and not is_due):
+            return 0
+        self._open.append([now + _SHARED_EXPIRES_S, self._batch])
+        self._due = now + _SHARED_EVERY_S
+        return self._batch
+
+    def record_delivery(self, delivery: Delivery) -> int:
+        """Count a message to the oldest request that may bring it."""
+        for request in self._open:
+            if request[1]:
+                request[1] -= 1
+                break
+        return super().record_delivery(delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +213,16 @@ class Consumer:
             while share is None or await self._keep_subjects(share):
                 if batch := state.request_more(incoming.qsize()):
                     await request(json.dumps({"batch": batch, **limits}).encode())
-                message = await _receive(incoming, pause_s)
-                if message is None:
+                try:
+                    if incoming.empty():
+                        async with asyncio.timeout(pause_s):
+                            message = await incoming.get()
+                    else:
+                        message = incoming.get_nowait()
+                except TimeoutError:
                     if time.monotonic() - heard > silence_s:
                         silence = f"no message and no heartbeat from the server for {max(pause_s, silence_s):g} s"
-                        raise ConsumerLost(silence)
+                        raise ConsumerLost(silence) from None
                     continue
                 heard = time.monotonic()
                 if isinstance(message, Exception):
@@ -135,11 +236,15 @@ class Consumer:
                     raw = RawMessage(message.subject, headers, message.data, delivery.seq, delivery.published)
                     yield PulledMessage(raw, delivery, state.record_delivery(delivery), message.reply)
         finally:
-            # Return what was not processed, so that another reader gets it now and not after ``ack_wait``.
-            while self._spec.durable and not incoming.empty() and not (share is not None and share.takes_turns):
-                rest = incoming.get_nowait()
-                if isinstance(rest, Msg) and rest.reply:
-                    await self._session.send(rest.reply, b"-NAK")
+            if self._spec.durable and not (share is not None and share.takes_turns):
+                await self._give_back(incoming)
+
+    async def _give_back(self, incoming: "asyncio.Queue[Msg | Exception]") -> None:
+        """Return what was not processed, so that another reader gets it now and not after ``ack_wait``."""
+        while not incoming.empty():
+            rest = incoming.get_nowait()
+            if isinstance(rest, Msg) and rest.reply:
+                await self._session.send(rest.reply, b"-NAK")
 
     async def _keep_subjects(self, share: Share) -> bool:
         """Let the consumer read what is shared by now, and look again now and then; gives whether there is anything."""
@@ -230,16 +335,5 @@ def _build_limits(share: Share | None) -> tuple[dict[str, Any], float, float]:
         # The server breaks every silence.
         limits = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
         return limits, 2 * _HEARTBEAT_S, 1.9 * _HEARTBEAT_S
-    shared = {"expires": int(SHARED_EXPIRES_S * 1e9), "group": _GROUP, "priority": share.priority}
-    return shared, SHARED_EVERY_S / 2, 3 * SHARED_EXPIRES_S
-
-
-async def _receive(incoming: "asyncio.Queue[Msg | Exception]", pause_s: float) -> Msg | Exception | None:
-    """The next message; None after a pause without one."""
-    if not incoming.empty():
-        return incoming.get_nowait()
-    try:
-        async with asyncio.timeout(pause_s):
-            return await incoming.get()
-    except TimeoutError:
-        return None
+    shared = {"expires": int(_SHARED_EXPIRES_S * 1e9), "group": _GROUP, "priority": share.priority}
+    return shared, _SHARED_EVERY_S / 2, 3 * _SHARED_EXPIRES_S

@@ -24,8 +24,7 @@ from schemas.messages import (
 )
 from services.control.admission import StaleSample, admit
 from services.control.allocation import FULL, Allocator, Start
-from services.control.enforcement import follow_overruns
-from services.control.observation import Observation, Observer
+from services.control.observation import Observation, Observer, follow_overruns
 from services.control.policies import make_policy
 from services.control.policies.proportional import Proportional
 from services.control.policy import Bounds, CutMemory, InheritingPolicy, Policy, Proposal

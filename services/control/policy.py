@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from msgspec import Struct
 
 from schemas.domain import Domain
-from schemas.messages import LinkEstimate
+from schemas.link import LinkEstimate
 from schemas.settings import Settings
 from services.control.observation import Observation
 

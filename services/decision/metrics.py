@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from schemas.domain import Domain, Target
 from schemas.messages import Decision, Sample
-from services.control.enforcement import fills
+from services.control.observation import fills
 
 steps = Counter("sluice_decision_steps", "Samples answered with a decision")
 stale = Counter("sluice_decision_stale", "Samples that were dealt with before, or came too late")

@@ -1,6 +1,6 @@
 """``sluice decision``: consumes samples and gives each to the worker of its domain.
 
-What the actuator reports to be in force is an input of every decision (``reports.py``), and so is the domain's
+What the actuator reports to be in force is an input of every decision (``domain_log.py``), and so is the domain's
 definition, which holds from one sample to the next.
 
 One domain's samples wait for each other; domains do not.  A sample is acknowledged when there is
@@ -22,14 +22,13 @@ from prometheus_client import REGISTRY
 from schemas.config import Config
 from schemas.messages import Decision, Sample
 from services.bus.bus import Bus, Denied, Received
-from services.bus.session import ApiError
+from services.bus.connection import ApiError
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.decision import metrics
-from services.decision.domain_log import BusDecisionLog, BusSampleLog
+from services.decision.domain_log import BusDecisionLog, BusSampleLog, Enforcement
 from services.decision.domain_worker import DomainWorker
 from services.decision.intake import NAME, Intake, Intakes
-from services.decision.reports import Enforcement
 from services.decision.siblings import Siblings
 from services.definitions.follower import Defined, Follower
 from services.runtime.health import Health

@@ -88,7 +88,7 @@ class DefinitionSet:
         self._turned_away: dict[SourceKey, dict[str, str]] = {}
         self._enrolling: dict[SourceKey, Domain] = {}
         self._applicants: dict[Place, dict[str, Applicant]] = {}
-        """Where the API server has told of them, by key."""
+        """Where the API server has reported them, by key."""
         self._are_resources_known = False
         self.replace_file(domains)
 

@@ -118,7 +118,7 @@ def join(
     Args:
         domain: as its source defines it.
         applicants: those that name it and are where it looks for them.
-        remembered: targets that it had when it was published last, of which the API server has not told yet.
+        remembered: targets that it had when it was published last, which the API server has not reported yet.
         owners: by target that another domain has, which.
 
     Returns:

@@ -15,8 +15,8 @@ from schemas.definition import Definition
 from schemas.domain import Domain, without_templates
 from schemas.messages import InvalidMessage, decode
 from services.bus.bus import Bus, Denied
+from services.bus.connection import ApiError
 from services.bus.envelope import RawMessage
-from services.bus.session import ApiError
 from services.control import Controller
 
 _log = structlog.get_logger()

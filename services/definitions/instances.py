@@ -67,6 +67,10 @@ class Instances:
             found += [self._holding[name].domain for name in names if name in self._holding]
         return tuple(found)
 
+    def find_names(self, template: str) -> Mapping[str, str]:
+        """Find the names of a template's instances by place."""
+        return self._names.get(template, {})
+
     def on_change(self, listener: Callable[[Collection[str]], None]) -> None:
         """Call ``listener`` after every change, with the names of the domains and templates concerned."""
         self._listeners.append(listener)

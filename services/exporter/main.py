@@ -16,8 +16,7 @@ from schemas.config import Config
 from schemas.domain import Domain
 from schemas.exporter import Relay
 from services.bus.bus import Bus
-from services.bus.connection import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError, Denied
 from services.common.backoff import BackOff
 from services.common.histogram import BOUNDS
 from services.definitions.follower import Follower

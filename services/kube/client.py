@@ -26,8 +26,7 @@ from services.kube.objects import (
     read_body,
     read_lines,
 )
-from services.kube.patch_turns import PatchTurns
-from services.kube.transport import Transport
+from services.kube.transport import PatchTurns, Transport
 
 _CONCURRENT_PATCHES = 12
 """More connections cost memory, and no API server is faster for them."""
@@ -108,6 +107,17 @@ class KubeClient:
         """What would become of an object by a JSON Patch, sent in the place of ``account``; fails as `patch` does."""
         dry, kind = [("dryRun", "All")], "application/json-patch+json"
         async with self._transport.request("PATCH", path, operations, kind, query=dry, account=account) as response:
+            return decode_as(dict, await read_body(response.content))
+
+    async def ask(self, path: str, question: Mapping[str, Any]) -> Any:
+        """What the API server answers to a question, such as a review of rights, that changes nothing.
+
+        Raises:
+            NotFound: it knows no such question.
+            Rejected: asking is not allowed.
+            Unavailable: no answer.
+        """
+        async with self._transport.request("POST", path, question) as response:
             return decode_as(dict, await read_body(response.content))
 
     async def patch(self, obj: T, operations: list[dict[str, Any]], *, is_urgent: bool = False) -> T:

@@ -6,6 +6,7 @@ costs 20 MiB.
 
 from pathlib import Path
 
+import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.kube_config import load_kube_config
@@ -24,6 +25,9 @@ async def read_kubeconfig(path: str) -> Access:
         loaded = await load_kube_config(path, client_configuration=settings, persist_config=False)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
         raise KubeConfigError(f"kubernetes: {path}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        # The library looks at parts of a file that are not there.
+        raise KubeConfigError(f"kubernetes: {path}: not a usable kubeconfig: {error}") from None
     token_file = loaded._user.safe_get("tokenFile")  # noqa: SLF001 - the library reads it once, and it rotates
     return Access(
         url=settings.host,

@@ -62,6 +62,9 @@ class PlainClient:
                     raise Unavailable("the connection ended within an object", status=200)
                 if line.strip():
                     yield line
+            # Between two lines the library does not tell an early end from the last line.
+            if answer.length:
+                raise Unavailable(f"the connection ended {answer.length} bytes early", status=200)
 
     @contextmanager
     def _request(self, path: str, query: list[tuple[str, str]], timeout_s: float) -> Iterator[http.client.HTTPResponse]:

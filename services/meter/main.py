@@ -20,7 +20,7 @@ from services.meter.host_network import HostNetwork
 from services.meter.kubelet import KubeletCounters
 from services.meter.page import CONTENT_TYPE, PageBuilder
 from services.meter.pod_watch import PodWatch
-from services.meter.reading import NodeMeter
+from services.meter.reading import NodeMeter, OtherSources
 from services.meter.server import PageAnswer, PageServer, answer_json
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import CommandFailure, ExitCode
@@ -71,6 +71,7 @@ class MeterService:
         timeout_s = config.kubernetes.timeout.seconds
         api = PlainClient(access, timeout_s)
         self._watch = PodWatch(api, node)
+        self._network = network
         self._meter = NodeMeter(network, trust_netkit=config.meter.trust_netkit)
         self._page = PageBuilder(node)
         self._reading = threading.Lock()
@@ -84,7 +85,7 @@ class MeterService:
                 token_file=access.token_file,
                 is_verified=config.meter.kubelet == "verified",
             )
-            self._kubelet = KubeletCounters(PlainClient(kubelet, timeout_s))
+            self._kubelet = KubeletCounters(PlainClient(kubelet, timeout_s), timeout_s)
 
     def start(self) -> None:
         """Start the threads, which end with the process."""
@@ -97,11 +98,32 @@ class MeterService:
         while True:
             pods = self._watch.pods
             if self._endpoints is not None:
-                self._endpoints.update(pods)
+                self._endpoints.update(pods, self._network.read_counters())
             if self._kubelet is not None and time.monotonic() >= due:
                 due = time.monotonic() + _KUBELET_S
                 self._kubelet.update(pods)
             time.sleep(_SOURCES_S)
+
+    def _list_problems(self) -> dict[str, str]:
+        """What is not known now, and why, by its source."""
+        sources = {"pods": self._watch, "endpoints": self._endpoints, "kubelet": self._kubelet}
+        found = {name: source.problem for name, source in sources.items() if source is not None}
+        return {name: hide_passwords(problem) for name, problem in found.items() if problem is not None}
+
+    def _gather_sources(self) -> OtherSources:
+        """What endpoints and the kubelet tell, where they are asked."""
+        if self._endpoints is None and self._kubelet is None:
+            return OtherSources()
+        problems, faults = self._list_problems(), []
+        if self._endpoints is not None:
+            faults.append(f"endpoints: {problems.get('endpoints', 'none names a device that is there')}")
+        if self._kubelet is not None:
+            faults.append(f"kubelet: {problems.get('kubelet', 'its page has no counter of the pod')}")
+        return OtherSources(
+            names=self._endpoints.names if self._endpoints is not None else {},
+            counters=self._kubelet.counters if self._kubelet is not None else {},
+            faults=tuple(faults),
+        )
 
     def answer(self, path: str, query: dict[str, list[str]]) -> PageAnswer:
         """Answer a request; ``/metrics?namespace=NAME`` leaves other namespaces' pods out."""
@@ -110,8 +132,9 @@ class MeterService:
         if path == "/readyz":
             wrong = {} if self._watch.listed.is_set() else {"pods": hide_passwords(self._watch.problem or "not yet")}
             body: dict[str, object] = {"ready": not wrong, "wrong": wrong}
-            if self._watch.problem and not wrong:
-                body["notes"] = {"pods": hide_passwords(self._watch.problem)}
+            notes = self._list_problems()
+            if notes and not wrong:
+                body["notes"] = notes
             return answer_json(503 if wrong else 200, body)
         if path == "/healthz":
             return answer_json(200, {"healthy": True})
@@ -123,11 +146,7 @@ class MeterService:
             return PageAnswer(503, "text/plain", f"pods: {hide_passwords(self._watch.problem or 'not yet')}\n".encode())
         try:
             with self._reading:
-                reading = self._meter.read(
-                    self._watch.pods,
-                    self._endpoints.names if self._endpoints else None,
-                    self._kubelet.counters if self._kubelet else None,
-                )
+                reading = self._meter.read(self._watch.pods, self._gather_sources())
                 page = self._page.build(reading, watching=self._watch.problem is None, namespaces=frozenset(namespaces))
         except OSError as error:
             return PageAnswer(503, "text/plain", f"the host's network: {error.strerror}\n".encode())

@@ -49,6 +49,17 @@ class Reading(Struct, frozen=True):
     unmetered: tuple[UnmeteredPod, ...] = ()
 
 
+class OtherSources(Struct, frozen=True):
+    """What else is known of pods whose address has no route of its own."""
+
+    names: Mapping[str, str] = {}
+    """Devices by the pod's uid."""
+    counters: Mapping[tuple[str, str], PodBytes] = {}
+    """Of another source, by namespace and name, for pods whose device tells nothing."""
+    faults: tuple[str, ...] = ()
+    """Why these sources do not tell of a pod; empty: there are none."""
+
+
 class _Binding(Struct, frozen=True):
     """The device on which a pod was seen last."""
 
@@ -84,18 +95,12 @@ class NodeMeter:
         self._bound: dict[str, _Binding] = {}
         self._drivers: dict[str, str] = {}
 
-    def read(
-        self,
-        pods: Iterable[NodePod],
-        names: Mapping[str, str] | None = None,
-        elsewhere: Mapping[tuple[str, str], PodBytes] | None = None,
-    ) -> Reading:
+    def read(self, pods: Iterable[NodePod], others: OtherSources = OtherSources()) -> Reading:  # noqa: B008 - frozen
         """Read all counters now.
 
         Args:
             pods: of this node, as the API has them.
-            names: devices by the pod's uid, for pods whose address has no route of its own.
-            elsewhere: counters of another source by namespace and name, for pods whose device tells nothing.
+            others: what else is known of them.
 
         Raises:
             OSError: the kernel does not answer.
@@ -112,9 +117,9 @@ class NodeMeter:
         for pod in live:
             uid = pod.metadata.uid
             own = [ip for ip in pod.addresses if owners[ip] == uid]
-            device = next((routes[ip] for ip in own if ip in routes), (names or {}).get(uid))
+            device = next((routes[ip] for ip in own if ip in routes), others.names.get(uid))
             found = self._find_counters(pod, device, counters)
-            other = (elsewhere or {}).get((pod.metadata.namespace, pod.metadata.name))
+            other = others.counters.get((pod.metadata.namespace, pod.metadata.name))
             if isinstance(found, DeviceCounters):
                 metered.append(
                     PodBytes(pod=pod, sent=found.received, received=found.sent, source="device", stamp=stamp)
@@ -122,7 +127,7 @@ class NodeMeter:
             elif other is not None:
                 metered.append(other)
             elif not pod.is_terminating and own:
-                unmetered.append(UnmeteredPod(pod, found))
+                unmetered.append(UnmeteredPod(pod, "; ".join((found, *others.faults))))
         self._drivers = {name: driver for name, driver in self._drivers.items() if name in counters}
         return Reading(tuple(metered), tuple(unmetered))
 

@@ -51,6 +51,8 @@ class TargetApp(Struct, frozen=True):
     """TCP connections of each replica."""
     limit: int | None = None
     """In force on each pod at the start, kbit/s on the wire; None: no limit."""
+    congestion: Literal["cubic", "bbr"] = "cubic"
+    """What controls its connections on real packets; the simulated plant has CUBIC's queue only."""
 
 
 class Apps(Struct, frozen=True):

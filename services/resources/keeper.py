@@ -14,17 +14,22 @@ from msgspec import Struct
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, M, Sample
 from services.bus.bus import Bus, Received, Unreadable
-from services.bus.connection import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError, Denied
 from services.common.backoff import BackOff
 from services.kube.objects import ApiFailure, NotFound
+from services.resources.fleet_status import InstanceFacts, judge_instance
 from services.resources.objects import BandwidthDomain
 from services.resources.status import Facts, build_status, encode_status, read_status
 
 _EVERY_S = 5.0
 """Between two writes of one domain's status."""
+_EVERY_INSTANCE_S = 0.01
+"""More between two writes, for each instance of a definition: a thousand of them are read every 15 s."""
 _LOOK_S = 0.5
 _BUS_S = 2.0
+_INSTANCES_BUS_S = 10.0
+_AT_ONCE = 32
+"""Instances that are asked for at the same time."""
 _REFUSED_S = (8.0, 60.0)
 """First and longest delay after the API server refused a write, or did not answer."""
 
@@ -49,6 +54,8 @@ class DefinitionView(Struct, frozen=True):
     """By key, workloads that would join by their label and do not, and why."""
     is_open: bool = False
     """Whether workloads may join."""
+    instances: Mapping[str, str] = {}
+    """Of a definition with ``per``, its instances' names by place."""
 
 
 class StatusKeeper:
@@ -108,8 +115,8 @@ class StatusKeeper:
         Raises:
             ApiFailure: the API server refuses, or does not answer.
         """
-        self._due[resource.uid] = time.monotonic() + _EVERY_S
         facts = await self._gather(resource)
+        self._due[resource.uid] = time.monotonic() + _EVERY_S + _EVERY_INSTANCE_S * len(facts.instances)
         before = self._written.get(resource.uid) or resource.status
         status = encode_status(build_status(facts, read_status(before)))
         if before is not None and status == {key: before.get(key) for key in status}:
@@ -126,6 +133,8 @@ class StatusKeeper:
         try:
             if view.domain is not None:
                 found = await self._read_bus(view.domain)
+                if view.domain.is_template:
+                    found["instances"] = await self._read_instances(view.domain, view.instances)
         except (Denied, ApiError, ConnectionError, TimeoutError) as error:
             trouble = f"the bus does not answer: {type(error).__name__} {error}".strip()
         return Facts(
@@ -147,11 +156,34 @@ class StatusKeeper:
         async with asyncio.timeout(_BUS_S):
             sample = await _read_last(bus, Sample, bus.subjects.sample(domain.name))
             decision = await _read_last(bus, Decision, bus.subjects.decision(domain.name))
-            actions: dict[str, Action] = {}
-            for target in domain.targets:
-                action = await _read_last(bus, Action, bus.subjects.action(domain.name, target.key))
-                actions |= {} if action is None else {target.key: action}
+            actions = await _read_actions(bus, domain, domain.name)
         return {"sample": sample, "decision": decision, "actions": actions}
+
+    async def _read_instances(self, domain: Domain, names: Mapping[str, str]) -> tuple[InstanceFacts, ...]:
+        """Read how a definition's instances stand; only what the status says of each is kept."""
+        bus = self.bus
+        if bus is None:
+            raise ConnectionError("no connection yet")
+
+        async def read(on: str, name: str) -> InstanceFacts:
+            decision = await _read_last(bus, Decision, bus.subjects.decision(name))
+            return judge_instance(domain, on, decision, await _read_actions(bus, domain, name), time.time_ns())
+
+        found: list[InstanceFacts] = []
+        places = sorted(names.items())
+        async with asyncio.timeout(_INSTANCES_BUS_S):
+            for begin in range(0, len(places), _AT_ONCE):
+                found += await asyncio.gather(*(read(*one) for one in places[begin : begin + _AT_ONCE]))
+        return tuple(found)
+
+
+async def _read_actions(bus: Bus, domain: Domain, name: str) -> dict[str, Action]:
+    """The last report on each target of a domain, or of its instance of that name, by the target's key."""
+    found: dict[str, Action] = {}
+    for target in domain.targets:
+        action = await _read_last(bus, Action, bus.subjects.action(name, target.key))
+        found |= {} if action is None else {target.key: action}
+    return found
 
 
 async def _read_last(bus: Bus, kind: type[M], subject: str) -> M | None:

@@ -1,7 +1,7 @@
 """Domains described in the cluster and the workloads that join them, as one part of the actuator."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from schemas.config import Resources
@@ -20,7 +20,7 @@ _FIRST_S = 2.0
 class ResourceDomains:
     """Reads the resources into the set of definitions, and writes how their domains stand."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one thing that the actuator supplies
         self,
         client: KubeClient,
         definitions: DefinitionSet,
@@ -30,6 +30,7 @@ class ResourceDomains:
         set_note: Callable[[str, str | None], None],
         is_in_charge: Callable[[], bool],
         tell: Callable[[KubeObject, str], None] = lambda _workload, _why: None,
+        find_instances: Callable[[str], Mapping[str, str]] = lambda _template: {},
     ) -> None:
         """Prepare; ``run`` does the work.
 
@@ -41,9 +42,11 @@ class ResourceDomains:
             set_note: shows people why resources cannot be read, or that they can (None).
             is_in_charge: whether this process writes statuses.
             tell: says on a workload why it does not join a domain by its label.
+            find_instances: finds the names of a definition's instances by place.
         """
         self._definitions = definitions
         self._settings = settings
+        self._find_instances = find_instances
         self.watcher = ResourceWatcher(
             client,
             definitions,
@@ -87,4 +90,5 @@ class ResourceDomains:
             self._definitions.refusals.get(key),
             self._definitions.turned_away.get(key, {}),
             is_open=key in self._definitions.enrolling,
+            instances=self._find_instances(held.domain.name) if held is not None and is_own else {},
         )

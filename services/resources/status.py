@@ -22,6 +22,7 @@ from schemas.resource_status import (
     ResourceStatus,
 )
 from schemas.units import Duration, Rate
+from services.resources.fleet_status import InstanceFacts, count_standings, describe_share, pick_worst
 
 _LONGEST_TEXT = 1024
 _MOST_REFUSED = 50
@@ -53,20 +54,20 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The newest."""
     actions: Mapping[str, Action] = {}
     """The newest report on each target, by its key."""
+    instances: tuple[InstanceFacts, ...] = ()
+    """Of a definition with ``per``: its instances."""
     now: int
     """UTC ns."""
 
 
 def build_status(facts: Facts, before: ResourceStatus | None) -> ResourceStatus:
     """The status that follows from the facts; a condition that stays as it was ``before`` keeps its time."""
-    findings: dict[ConditionType, Finding] = {
-        "Ready": _is_ready(facts),
-        "Blind": _is_blind(facts),
-        "Violated": _is_violated(facts),
-        "Paused": _is_paused(facts),
-        "Enforced": _is_enforced(facts),
-    }
     domain, decision = facts.domain, facts.decision
+    is_template = domain is not None and domain.is_template
+    judge_all = _judge_instances if is_template else _judge_domain
+    findings: dict[ConditionType, Finding] = {"Ready": _is_ready(facts), **judge_all(facts)}
+    counts = count_standings(facts.instances)
+    reason = decision.reason if decision is not None else ", ".join(f"{one.count:,} {one.state}" for one in counts)
     critical = [] if domain is None else [_measure(one, facts) for one in domain.critical]
     targets = () if domain is None else tuple(_describe_target(one, facts) for one in domain.targets)
     used = _read_throughputs(facts)
@@ -74,16 +75,18 @@ def build_status(facts: Facts, before: ResourceStatus | None) -> ResourceStatus:
     limits = [facts.actions[one.key].limit for one in (domain.targets if domain else ()) if one.key in facts.actions]
     return ResourceStatus(
         observed_generation=facts.generation,
-        state=_summarize(facts, findings),
+        state=_summarize_instances(facts, findings) if is_template else _summarize(facts, findings),
         policy=decision.policy if decision is not None else "",
         p95=worst[0].p95 if worst is not None else "",
         objective=worst[0].p95_objective if worst is not None else "",
         jitter=worst[0].jitter if worst is not None else "",
         limit=str(Rate(sum(limits))) if limits else "",
         use=str(_round_rate(sum(used.values()))) if used else "",
-        reason=decision.reason[:_LONGEST_TEXT] if decision is not None else "",
+        reason=reason[:_LONGEST_TEXT],
         critical=tuple(one for one, _ in critical),
         targets=targets,
+        instances=counts,
+        worst=pick_worst(facts.instances),
         refused=tuple(
             RefusedWorkload(key, why[:_LONGEST_TEXT]) for key, why in sorted(facts.turned_away.items())[:_MOST_REFUSED]
         ),
@@ -144,6 +147,45 @@ def _is_ready(facts: Facts) -> Finding:
 def _describe_turned_away(facts: Facts) -> str:
     number = len(facts.turned_away)
     return f"; {number} workload{'s do' if number != 1 else ' does'} not join: see status.refused" if number else ""
+
+
+def _judge_domain(facts: Facts) -> dict[ConditionType, Finding]:
+    return {
+        "Blind": _is_blind(facts),
+        "Violated": _is_violated(facts),
+        "Paused": _is_paused(facts),
+        "Enforced": _is_enforced(facts),
+    }
+
+
+def _judge_instances(facts: Facts) -> dict[ConditionType, Finding]:
+    """The conditions of a definition with ``per``: one bad instance is enough, and is named."""
+    found: dict[ConditionType, Finding] = {}
+    for kind, standing, when_bad, when_good in (
+        ("Blind", "Blind", ("True", "NoData"), ("False", "Measured", "every instance is measured")),
+        (
+            "Violated",
+            "Violated",
+            ("True", "ObjectiveExceeded"),
+            ("False", "WithinObjectives", "every instance that is measured meets its objectives"),
+        ),
+        ("Enforced", "NotEnforced", ("False", "NotEnforced"), ("True", "InForce", "every target has its limit")),
+    ):
+        text = describe_share(facts.instances, standing)  # type: ignore[arg-type]
+        finding = (*when_bad, text) if text else when_good
+        if facts.bus_trouble is not None:
+            finding = ("Unknown", "BusUnavailable", facts.bus_trouble)
+        elif not facts.instances:
+            finding = ("Unknown", "NoInstance", "no Pod of its workloads runs on a node yet")
+        found[kind] = finding  # type: ignore[index,assignment]
+    return found | {"Paused": _is_paused(facts)}
+
+
+def _summarize_instances(facts: Facts, findings: Mapping[ConditionType, Finding]) -> str:
+    """The word for the column: how the worst instance stands, unless a person paused all."""
+    if findings["Paused"][0] == "True":
+        return "Paused"
+    return pick_worst(facts.instances)[0].state if facts.instances else "Waiting"
 
 
 def _is_blind(facts: Facts) -> Finding:

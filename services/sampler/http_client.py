@@ -24,7 +24,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from schemas.config import Http
+from schemas.http import Http
 from services.common.retry_after import parse_retry_after
 
 _CHUNK = 65536

@@ -28,7 +28,8 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
     def find_workloads(domains: tuple[Domain, ...]) -> Workloads:
         return Workloads.from_domains(names, domains)
 
-    shifts = Shifts(config.sharding, lambda: "bus" not in health.problems)
+    replica = config.sharding.replica
+    shifts = None if replica is None else Shifts(replica, lambda: "bus" not in health.problems)
     with open_source(config) as source:
         sampler = Sampler(
             config,
@@ -37,7 +38,8 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
             health,
             define_source=lambda domains: source.define(find_workloads(domains)),
         )
-        sampler.is_mine = shifts.is_mine
+        if shifts is not None:
+            sampler.is_mine = shifts.is_mine
         # Only without a label for a namespace may what is known keep another domain from being measured.
         check = None if names.namespace else find_workloads
         definitions = Follower(config.domains, health.set_note, check=check)
@@ -50,6 +52,7 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
         definitions.on_change(define)
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
-            group.create_task(shifts.run(bus))
+            if shifts is not None:
+                group.create_task(shifts.run(bus))
             group.create_task(definitions.follow(bus))
             group.create_task(sampler.run())

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from schemas.definition import Definition
-from schemas.sharding import Sharding
 from services.bus.bus import Bus, Denied
+from services.bus.connection import ApiError
 from services.bus.partitions import PARTITIONS, find_partition, find_rank
-from services.bus.session import ApiError
 
 _LATELY_S = 1.2
 """Three turns: redelivery may be late."""
@@ -26,18 +25,18 @@ class Shifts:
 
     def __init__(
         self,
-        sharding: Sharding,
+        replica: int,
         is_connected: Callable[[], bool] = lambda: True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin without a turn.
 
         Args:
-            sharding: this sampler's number; without one, all domains are its own.
+            replica: this sampler's number.
             is_connected: whether the bus is there: while it is not, everything stays as it is.
             now: a steady clock, s.
         """
-        self._replica = sharding.replica
+        self._replica = replica
         self._is_connected = is_connected
         self._now = now
         self._turns = [float("-inf")] * PARTITIONS
@@ -46,7 +45,7 @@ class Shifts:
 
     def is_mine(self, domain: str) -> bool:
         """Whether to publish a domain's samples."""
-        if self._replica is None or not self._has_turns:
+        if not self._has_turns:
             return True
         partition = find_partition(domain)
         if self._is_connected():
@@ -59,8 +58,6 @@ class Shifts:
 
     async def run(self, bus: Bus) -> None:
         """Take turns, for ever."""
-        if self._replica is None:
-            return
         async with asyncio.TaskGroup() as group:
             for partition in range(PARTITIONS):
                 group.create_task(self._take_turns(bus, partition, find_rank(partition, self._replica)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ What a key calls by no kind, a Deployment or a critical workload of any, may be 
 """
 SENDER_NODE = "node"
 """The label of the throughput counter for the node that the Pod is on, as the meter has it."""
+V = TypeVar("V")
 _LONGEST_POD, _RANDOM = 63, 5
 """Characters of a generated pod's name at most, and those of them that are random: what comes before is cut."""
 
@@ -151,20 +153,17 @@ class Parts:
         """What a series of a workload on a node is read as; the node is empty where a series names none."""
         return f"{key}{_AT}{node}" if key in self.split else key
 
-    def expand(self, part: str) -> tuple[str, ...]:
-        """The names of all that a part counts for."""
-        key, at, _ = part.partition(_AT)
-        if not at:
-            return (part,)
-        return (*self._by_node.get(part, ()), *([key] if key in self._whole else []))
-
-    def expand_all(self, parts: Iterable[str]) -> set[str]:
-        """The names of all that some parts count for."""
-        return {name for part in parts for name in self.expand(part)}
-
-    def expand_reasons(self, reasons: Mapping[str, str]) -> dict[str, str]:
-        """Reasons about parts, by the names of what they count for."""
-        return {name: why for part, why in reasons.items() for name in self.expand(part)}
+    def expand(self, found: Iterable[tuple[str, V]]) -> list[tuple[str, V]]:
+        """What was found about parts, by the names of all that they count for: one on a node may count for several."""
+        pairs = list(found)
+        if not self.split:
+            return pairs
+        expanded = []
+        for part, value in pairs:
+            key, at, _ = part.partition(_AT)
+            names = (*self._by_node.get(part, ()), *([key] if key in self._whole else [])) if at else (part,)
+            expanded += [(name, value) for name in names]
+        return expanded
 
 
 NO_PARTS = Parts()

@@ -117,16 +117,12 @@ class Broadcaster:
             await asyncio.sleep(_AGAIN_S)
 
     async def _follow_kind(self, reader: BusReader, kind: str) -> None:
-        """Follow one kind; of actions and definitions begin with the last ones: they say who is in charge."""
-        start: Start = to_datetime(time.time_ns() - _LOOK_BACK_NS)
-        if kind in ("action", "definition") or len(self.overview.domains) > _MANY:
-            start = "latest"
-        if kind == "dead":
-            start = "new"
+        """Follow one kind."""
         # A service creates the streams.  A reader that waits for one by itself would ask for it less and less often.
         back_off = BackOff(_LOOK_AGAIN_S, most_s=_LOOK_AGAIN_S)
         while await reader.bus.stream_info(KINDS[kind]) is None:  # type: ignore[type-var]
             await back_off.wait()
+        start = await self._choose_start(reader, kind)
         async with aclosing(reader.bus.read(kind, start=start, follow=True)) as messages:
             async for raw in messages:
                 try:
@@ -147,6 +143,16 @@ class Broadcaster:
                     line = build_message(kind, raw.subject, raw.seq, raw.published, {}, raw.body)
                     self._fresh[status.name].append(line)
                 self._wake.set()
+
+    async def _choose_start(self, reader: BusReader, kind: str) -> Start:
+        """Choose where to begin; of actions and definitions with the last ones: they say who is in charge."""
+        recently = to_datetime(time.time_ns() - _LOOK_BACK_NS)
+        if kind == "dead":
+            return "new"
+        if kind in ("action", "definition") or len(self.overview.domains) > _MANY:
+            return "latest"
+        # Of a bus that was silent for longer, what was last is all there is to tell.
+        return recently if await reader.has_any(kind, recently) else "latest"
 
     async def _watch_clock(self) -> None:
         """Notice silence, and a bus that cannot be read."""

@@ -71,7 +71,7 @@ class HistoryBuilder:
             self.status.add_action(message)
             self._marks.extend(mark_action(message, line.time))
 
-    def build(self, begin: int = 0, end: int = 0, *, whole: bool = True) -> DomainHistory:
+    def build(self, begin: int = 0, end: int = 0, *, whole: bool = True, rough: bool = False) -> DomainHistory:
         """Build the answer for a range, UTC ns; ``whole`` adds the configuration and the summary at its end."""
         statistics = self.statistics
         return DomainHistory(
@@ -84,6 +84,7 @@ class HistoryBuilder:
             end=end // 10**6,
             settings=build_settings(self._domain) if whole and self._domain is not None else None,
             now=self.status.build_view(end) if whole else None,
+            rough=rough,
         )
 
     def _build_series(self) -> Iterator[Series]:

@@ -22,6 +22,8 @@ class HistoryQuery(Struct, frozen=True):
     source: Text = "live"
     since: Milliseconds | None = None
     until: Milliseconds | None = None
+    rough: bool = False
+    """Of the bus, take a few hundred windows spread over the time: all of a day's take half a minute."""
 
 
 class ActionsQuery(Struct, frozen=True):

@@ -54,6 +54,9 @@ _LARGEST_JSON = 256 * 1024
 _KEEP_ALIVE_S = 10.0
 _AT_ONCE = 2
 """Requests that read a range of messages at once: each takes a few MiB."""
+_LONG_NS = 1800 * 10**9
+"""What reads more of a domain than this waits for others of its kind, and holds up nothing else."""
+_TURN = 64
 _STATUS: dict[type[Exception], int] = {
     NotThere: 404,
     Unreachable: 503,
@@ -75,6 +78,7 @@ class UiServer:
         self._broadcaster = broadcaster
         self._recordings = recordings
         self._reads = asyncio.Semaphore(_AT_ONCE)
+        self._long_reads = asyncio.Semaphore(1)
         self._build = importlib.metadata.version("sluice")
         home = importlib.resources.files("services.ui") / "assets"
         self._assets = {one.name: one.read_bytes() for one in home.iterdir() if one.name[-4:] != ".pyc"}
@@ -135,16 +139,21 @@ class UiServer:
         source = self._find_source(query.source)
         begin, end = self._resolve_range(source, query.since, query.until)
         domain = next((one for one in source.list_domains(end) if one.name == query.domain), None)
-        builder = HistoryBuilder(query.domain, domain, source.period)
-        async with (
-            self._reads,
-            aclosing(source.read(MessageRange(since=begin, until=end, domains=(query.domain,)))) as lines,
-        ):
+        builder, read = HistoryBuilder(query.domain, domain, source.period), 0
+        scope = MessageRange(since=begin, until=end, domains=(query.domain,))
+        is_rough = query.rough and isinstance(source, LiveSource)
+        found = source.read_spread(scope) if is_rough and isinstance(source, LiveSource) else source.read(scope)
+        places = self._long_reads if end - begin > _LONG_NS and not is_rough else self._reads
+        async with places, aclosing(found) as lines:
             async for line in lines:
                 builder.add(line)
+                # Messages that wait already give no other page a turn.
+                read += 1
+                if read % _TURN == 0:
+                    await asyncio.sleep(0)
         if domain is None and not builder.statistics.windows:
             raise NotThere(f"there is no domain {query.domain!r} in this time")
-        return builder.build(begin, end)
+        return builder.build(begin, end, rough=is_rough)
 
     def _resolve_range(
         self, source: LiveSource | RecordingSource, since: float | None, until: float | None
@@ -295,7 +304,7 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
     Raises:
         OSError: the port is taken, or the address does not belong to this machine.
     """
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
     try:
         address = resolve_host(host)

@@ -1,6 +1,7 @@
 """Where the page's messages come from: the bus, or recordings.  Both give a range of messages in order."""
 
 import asyncio
+import heapq
 import secrets
 import shutil
 import tempfile
@@ -24,6 +25,8 @@ _PERIOD_NS = 5 * 10**8
 _MOST_RECORDINGS = 8
 _SHOWN_PROBLEMS = 20
 _MOST_DEFINITIONS = 10_000
+_SPREAD = 400
+"""Messages of a kind that show a long time roughly: more than two points a curve and centimetre."""
 _SUMMARY_NS = 120 * 10**9
 _LIVE_SUMMARY_NS = 15 * 10**9
 LARGEST = 256 * 1024 * 1024
@@ -102,6 +105,19 @@ class LiveSource:
         async with aclosing(self.reader.read_stored(scope)) as messages:
             async for message in messages:
                 yield message
+
+    async def read_spread(self, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
+        """Read samples and decisions that are spread evenly over a range of one domain, with both ends.
+
+        Raises:
+            Unreachable: there is no connection.
+            BusError: the bus does not answer.
+        """
+        if self.reader is None:
+            raise Unreachable(self.failure or "not connected yet")
+        found = [await self.reader.read_spread(kind, scope, _SPREAD) for kind in ("sample", "decision")]
+        for message in heapq.merge(*found, key=lambda one: one.time):
+            yield message
 
     def read_summary(self, at: int) -> AsyncGenerator[RecordedMessage, None]:
         """Read the last seconds before ``at``, UTC ns: with many domains more would take long."""

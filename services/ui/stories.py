@@ -1,6 +1,7 @@
 """The whole story of a limit: sample, decision and actions that belong together; and the search over actions."""
 
 import re
+import time
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from services.ui.views import Actions, ActionView, Link, Story
 _ID = re.compile(r"(?P<domain>.+):(?P<end>\d{16,19})(?::(?P<policy>[^:]+))?", re.ASCII | re.DOTALL)
 _BEFORE_NS = 30 * 10**9
 _AFTER_NS = 30 * 10**9
-_RECENT_NS = 600 * 10**9
+_RECENT_NS = 3600 * 10**9
 
 
 @dataclass
@@ -75,8 +76,9 @@ async def build_story(source: PageSource, query: StoryQuery) -> Story:
         since, until = middle - _BEFORE_NS, middle + _AFTER_NS
     else:
         domain = query.id
+        # A bus goes on: its end is now.
         end = (await source.describe()).end
-        since = None if end is None else int(end * 1e6) - _RECENT_NS
+        since = (time.time_ns() if end is None else int(end * 1e6)) - _RECENT_NS
     builder = _StoryBuilder(DecisionTrace(wanted), action)
     kinds = ("sample", "definition", "decision", "action")
     scope = MessageRange(kinds, since, until, (domain,), with_past_definitions=True)

@@ -202,6 +202,8 @@ class DomainHistory(ApiView, frozen=True):
     """Absent where the configuration is not known, and in updates."""
     now: DomainView | None = None
     """The domain at the end of that time."""
+    rough: bool = False
+    """Whether these are a few windows of many: what lies between them, such as a broken objective, is left out."""
 
 
 class ActionView(ApiView, frozen=True):

@@ -19,7 +19,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
 from services.actuator.reconciler import Reconciler
 from services.control import Controller, RejectedSample
-from services.decision.reports import Enforcement, ReportHead
+from services.decision.domain_log import Enforcement, ReportHead
 from services.kube.changes import Listed, Updated
 from services.kube.objects import Deployment, Pod, StaleObject, Superseded, Unavailable
 from services.runtime.health import Health

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import json
 
 from schemas.config import BusConfig
+from services.actuator.ownership import KEY, OwnershipRecord
 from services.bus.bus import Bus
 from tests.support.actuators import Decider
 from tests.support.kube.forwarding_kubelet import ForwardingKubelet, start_pod
 from tests.support.kube.manifests import BUS_USERS, MANIFESTS
+from tests.support.kube.servers import BANDWIDTH, MERGE_PATCH
 from tests.support.nats_server import NatsServer
 from tests.support.readme import Installed
 
 pytestmark = pytest.mark.apiserver
 
 PAUSED = "sluice.dev/paused"
+UPLOAD = "/apis/apps/v1/namespaces/factory/deployments/telemetry-upload"
 
 
 @contextmanager
@@ -68,9 +72,14 @@ async def kubelet(installed: Installed, tmp_path: Path) -> AsyncIterator[Forward
             yield one
 
 
+def annotate(installed: Installed, changes: dict[str, str | None]) -> None:
+    """Change annotations of the Deployment telemetry-upload."""
+    installed.server.request("PATCH", UPLOAD, {"metadata": {"annotations": changes}}, MERGE_PATCH)
+
+
 def annotations(installed: Installed) -> dict[str, Any]:
     """Those of the Deployment telemetry-upload."""
-    tree = installed.server.request("GET", "/apis/apps/v1/namespaces/factory/deployments/telemetry-upload")
+    tree = installed.server.request("GET", UPLOAD)
     found: dict[str, Any] = tree["metadata"].get("annotations") or {}
     return found
 
@@ -96,6 +105,15 @@ async def test_it_finds_everything_by_itself(installed: Installed, kubelet: Forw
     assert "set by the test" in explained.output, explained.output
     checked = await asyncio.to_thread(installed.type, "kubectl sluice check --offline --cluster")
     assert "0 errors" in checked.output, checked.output
+    record = OwnershipRecord(action="", cause="decision", value="60M", limit=60_000, at=1, found="90M")
+    await asyncio.to_thread(annotate, installed, {BANDWIDTH: "60M", KEY: json.encode(record).decode()})
+    restored = await asyncio.to_thread(installed.type, "kubectl sluice restore")
+    assert restored.code == 0, restored.output
+    assert "telemetry-upload: 60M -> 90M" in restored.output
+    assert "not reported" not in restored.output
+    after = annotations(installed)
+    assert (after[BANDWIDTH], KEY in after) == ("90M", False)
+    await asyncio.to_thread(annotate, installed, {BANDWIDTH: None})
 
 
 def test_pause_and_resume(installed: Installed) -> None:

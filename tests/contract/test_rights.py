@@ -3,11 +3,13 @@
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tests.contract.test_chart import kustomized
 from tests.support.kube.apiserver import ApiServer
 from tests.support.readme import Installed
 from tests.support.waiting import PATIENCE_S
@@ -170,6 +172,37 @@ def rules_of(server: ApiServer, token: str, namespace: str) -> set[tuple[str, st
         for rule in status["resourceRules"]
         for verb, group, resource in itertools.product(rule["verbs"], rule["apiGroups"], rule["resources"])
     }
+
+
+def test_the_meters_components_add_one_right_each(installed: Installed, authoriser: Authoriser, tmp_path: Path) -> None:
+    """An endpoint by its name, and the kubelet's pages; not its logs, its statistics, its proxy, or any object."""
+    (role,) = [
+        one
+        for one in kustomized(tmp_path / "overlay", "meter-endpoints", "meter-kubelet")
+        if (one["kind"], one["metadata"]["name"]) == ("ClusterRole", "sluice-meter")
+    ]
+    name = {"name": "sluice-extended-meter"}
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": name,
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", **name},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "sluice", **name}],
+    }
+    server, path = installed.server, f"/apis/{group}/v1"
+    server.request("POST", f"{path}/clusterroles", role | {"metadata": name})
+    server.request("POST", f"{path}/clusterrolebindings", binding)
+    try:
+        allowed = {"pods": {"list", "watch"}, "ciliumendpoints.cilium.io": {"get"}, "nodes/metrics": {"get"}}
+        node = [f"nodes/{one}" for one in ("log", "proxy", "spec", "stats", "status", "configz")]
+        others = ["nodes", *node, "pods/exec", "pods/log", "secrets", "configmaps", "ciliumnodes.cilium.io"]
+        for namespace, resource in itertools.product(("factory", EVERYWHERE), [*allowed, *others]):
+            granted = {verb for verb in VERBS if authoriser.may("extended-meter", namespace, verb, resource)}
+            assert granted == allowed.get(resource, set()), (namespace, resource)
+    finally:
+        server.request("DELETE", f"{path}/clusterrolebindings/{name['name']}")
+        server.request("DELETE", f"{path}/clusterroles/{name['name']}")
 
 
 def test_what_is_no_resource_is_public_or_closed(authoriser: Authoriser) -> None:

@@ -75,7 +75,7 @@ async def require_time_machine(page: Page) -> None:
 
 async def test_a_real_run_is_watched_behind_another_path(tmp_path: Path) -> None:
     """Live updates, hover, story, time machine and what-if, under the page's content security policy."""
-    with start("--seconds", "300", home=tmp_path) as process:
+    with start("--seconds", "900", home=tmp_path) as process:
         try:
             printed = "".join(output_until(process, "no control"))
             found = re.search(r"Watch it in a browser: (\S+)", printed)

@@ -25,7 +25,7 @@ def show(history: PageWindow, at: int, counts: Sequence[float]) -> None:
 
 def measured(history: PageWindow, at: int) -> list[float] | None:
     """What is reported of the window; None where it is no data."""
-    if history.explain_unreliable("latency", "f/robot", at * PERIOD) is not None:
+    if history.explain_unreliable(at * PERIOD, "latency"):
         return None
     increases = history.increases()
     return increases[SERIES].counts if SERIES in increases else None
@@ -129,7 +129,7 @@ def test_no_lying_counter_gives_a_wrong_number(seed: int) -> None:
         history.add(at * PERIOD, float(at), ScrapedPage(dict(shown), {}, {}))
         if at < size:
             continue
-        believed = history.explain_unreliable("latency", "f/robot", at * PERIOD) is None
+        believed = not history.explain_unreliable(at * PERIOD, "latency")
         told = sum(one.counts[-1] for one in history.increases().values()) if believed else None
         # A rise of a thousand is believed beside what a window counts.
         judge(lie, at, size, told, most_before_a_fall=1_000 + 4 * 100)

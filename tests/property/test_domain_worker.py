@@ -20,13 +20,13 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Decision, Sample, decode, encode
 from schemas.units import Rate
 from services.bus.bus import Conflict, Received
+from services.bus.consumer import PullState
 from services.bus.envelope import Delivery, RawMessage
-from services.bus.pull_state import PullState
 from services.common.backoff import BackOff
 from services.control import Controller
 from services.decision import domain_worker
+from services.decision.domain_log import Enforcement
 from services.decision.domain_worker import DomainPosition, DomainWorker, TimedPolicy
-from services.decision.reports import Enforcement
 from tests.support.decision_services import replay_samples
 
 S = 10**9

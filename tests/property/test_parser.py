@@ -14,8 +14,7 @@ from services.sampler.http_client import RequestFailed
 from services.sampler.prometheus.query import parse_vector
 from services.sampler.prometheus.source import collect_bounds, sum_by_workload
 from services.sampler.scrape.parser import MalformedPage, PageReader
-from services.sampler.scrape.source import measure_latency
-from services.sampler.scrape.throughput import measure_throughput
+from services.sampler.scrape.source import measure_latency, measure_throughput
 from services.sampler.scrape.window import PageWindow
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.metric_pages import Samples, flatten, name_sample, write_page

@@ -40,7 +40,7 @@ def config_text(
     namespace: str,
     aims: Sequence[Aim] = (Aim(),),
     *,
-    dead_man: str = "60s",
+    dead_man: str = "600s",
     dry_run: bool = False,
     port: int = 0,
     rise: float = 1,
@@ -126,7 +126,7 @@ class Decider:
         self._seq = 0
         self.published: list[Decision] = []
 
-    def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 60 * S) -> Decision:
+    def decision(self, limits: Mapping[str, str | int], *, end: int | None = None, good_for: int = 600 * S) -> Decision:
         """Build the next decision: a limit per Deployment, for a sample that ends at ``end`` (default: now)."""
         end = time.time_ns() if end is None else end
         self._epoch = self._epoch or end
@@ -190,6 +190,23 @@ class Scene(Struct, frozen=True):
         async def there() -> bool:
             now = (await self.bandwidth(name), sorted(map(str, await self.pod_bandwidths(name))))
             return now == (limit, sorted(map(str, pods)))
+
+        await eventually(there)
+
+    async def enforce(
+        self, decider: "Decider", limit: str, pods: Sequence[str | None], name: str = "app", *, good_for: int
+    ) -> None:
+        """Decide anew until a limit is in force, each time for ``good_for`` ns: a busy machine may miss a decision."""
+        decision = await decider.publish_limit(limit, name, good_for=good_for)
+
+        async def there() -> bool:
+            nonlocal decision
+            now = (await self.bandwidth(name), sorted(map(str, await self.pod_bandwidths(name))))
+            if now == (limit, sorted(map(str, pods))):
+                return True
+            if time.time_ns() > decision.end + good_for // 4:
+                decision = await decider.publish_limit(limit, name, good_for=good_for)
+            return False
 
         await eventually(there)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.plant.kube_emulator.emulator import Emulator
 from tests.support.commands import SLUICE
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
@@ -46,6 +47,26 @@ class RunningMeter:
                 labels, _, numbers = line.partition("} ")
                 found[labels.partition('pod="')[2].partition('"')[0]] = int(numbers.split()[0])
         return found
+
+
+def add_pod(emulator: Emulator, name: str, address: str, node: str = "n1") -> None:
+    """Add a running pod without an owner: the emulator removes the pods of an owner that it has not."""
+    tree = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "factory"},
+        "spec": {"nodeName": node, "containers": [{"name": "app", "image": "app:1"}]},
+    }
+    emulator.apply([tree])
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    emulator.objects.update(("pods", "factory", name), lambda tree: tree | {"status": status}, status=True)
+
+
+def build_emulator(port: int | None = None) -> Emulator:
+    """An API without a kubelet."""
+    emulator = Emulator(starts_after=None, port=port)
+    emulator.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "factory"}}])
+    return emulator
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 import aiohttp
 from aiohttp import web
 
-from tests.support.ui_server import let_connections_close
+from tests.support.ui_server import find_connections
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -36,10 +37,12 @@ async def behind(address: str, path: str) -> AsyncIterator[str]:
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     async with aiohttp.ClientSession() as session:
         await runner.setup()
+        port = 0
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
+            port = runner.addresses[0][1]
+            yield f"http://127.0.0.1:{port}{path}"
         finally:
             await runner.cleanup()
-            await let_connections_close()
+            await until(lambda: not find_connections(port), lambda: f"still open: {find_connections(port)}")

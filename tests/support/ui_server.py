@@ -16,6 +16,7 @@ from services.ui.server import UiServer, serve
 from services.ui.sources import LiveSource, Recordings
 from tests.support import bus_stream
 from tests.support.bus_stream import PERIOD
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -36,6 +37,7 @@ async def serve_page(
     if file is not None:
         await recordings.add_file(file)
     application = UiServer(live, broadcaster, recordings).build_application({*LOOPBACK}, user_header)
+    port = 0
     following = asyncio.create_task(broadcaster.run()) if broadcaster is not None else None
     try:
         async with serve(application, host, 0) as port:
@@ -45,12 +47,17 @@ async def serve_page(
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
         recordings.close()
-        await let_connections_close()
+        await until(lambda: not find_connections(port), lambda: f"still open: {find_connections(port)}")
 
 
-async def let_connections_close() -> None:
-    """Give the event loop a moment in which the connections of a browser that is gone are closed."""
-    await asyncio.sleep(0.2)
+def find_connections(port: int) -> list[object]:
+    """Find what this event loop has open of a server's connections: those of a browser that is gone close by and by."""
+    transports: list[asyncio.Transport] = list(getattr(asyncio.get_running_loop(), "_transports", {}).values())
+    return [
+        one
+        for one in transports
+        if (one.get_extra_info("sockname") or ("", 0))[1:2] == (port,) and one.get_extra_info("socket").fileno() >= 0
+    ]
 
 
 def recent_stream(of: Config, count: int, *, actions: bool = True) -> list[RecordedMessage]:

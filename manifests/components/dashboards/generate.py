@@ -49,8 +49,36 @@ def _quantile(share: float, histogram: str) -> str:
     return f"histogram_quantile({share}, sum by (le) (rate({histogram}_bucket[$__rate_interval])))"
 
 
+_WORST = 20
+"""A plot of a fleet shows so many of its domains, the worst at each time."""
+_STRESS = "max by (domain) (sluice_decision_stress_ratio)"
+
+
+def _by_definition(aggregate: str, query: str) -> str:
+    """Take a query by domain together by definition; a domain that is no instance stands for itself."""
+    return f'{aggregate} label_replace({query}, "definition", "$1", "domain", "([^@]+).*"))'
+
+
+_DECIDED = (
+    'max by (part) (label_join(label_replace(sluice_decision_limit_kbit{domain=~"$domain"}, '
+    '"place", "$1", "domain", ".*(@.*)"), "part", "", "target", "place"))'
+)
+"""The targets that the domains shown decide on.  An instance of a definition per node has a part of each, whose name
+ends with the instance's place."""
+
+
+def _of_domain(gauge: str) -> str:
+    """An actuator's gauge of the targets that the domains shown decide on."""
+    named = f'label_replace(max by (target) ({gauge}), "part", "$1", "target", "(.*)")'
+    # Parts by a label of nodes are named after the label, too.
+    named = f'label_replace({named}, "part", "$1@$2", "target", "(.*)@.*=(.*)")'
+    return f"{named} and on (part) {_DECIDED}"
+
+
 FLEET = [
-    stat("Domains", "count(sluice_sampler_window_end_seconds)", "Domains with a sampler."),
+    stat(
+        "Domains", "count(max by (domain) (sluice_sampler_window_end_seconds))", "Domains and instances with a sampler."
+    ),
     stat(
         "Violated",
         "count(max by (domain) (sluice_decision_stress_ratio) > 1) or vector(0)",
@@ -83,25 +111,43 @@ FLEET = [
         bad_from=1,
     ),
     plot(
+        "Definitions: over the objective",
+        "short",
+        {"{{definition}}": _by_definition("sum by (definition) (", f"{_STRESS} > bool 1")},
+        "How many instances of each definition violate an objective.  A domain of its own counts as one.",
+    ),
+    plot(
+        "Definitions: latency against the objective",
+        "percentunit",
+        {
+            "{{definition}}, worst": _by_definition("max by (definition) (", _STRESS),
+            "{{definition}}, median": _by_definition("quantile by (definition) (0.5,", _STRESS),
+        },
+        "The worst instance of each definition, and the one in the middle.",
+    ),
+    plot(
         "Latency against the objective",
         "percentunit",
-        {"{{domain}}": "max by (domain) (sluice_decision_stress_ratio)"},
-        "The worst figure of each domain, as a share of its objective.  Above 100 % the objective is violated.",
+        {"{{domain}}": f"topk({_WORST}, {_STRESS})"},
+        f"The worst figure of a domain, as a share of its objective: the {_WORST} worst domains.  Above 100 % the "
+        "objective is violated.",
     ),
     plot(
         "Limits in force",
         "Kbits",
-        {"{{target}}": "max by (target) (sluice_limit_kbit)"},
-        "On the workloads.  A low limit is the price of the latency; a flat one at its maximum costs nothing.",
+        {"{{target}}": f"bottomk({_WORST}, max by (target) (sluice_limit_kbit))"},
+        f"On the workloads, the {_WORST} lowest.  A low limit is the price of the latency; a flat one at its maximum "
+        "costs nothing.",
     ),
     plot(
         "Samples with data",
         "percentunit",
         {
-            "{{domain}}": 'sum by (domain) (rate(sluice_sampler_samples_total{outcome="data"}[$__rate_interval])) '
-            "/ sum by (domain) (rate(sluice_sampler_samples_total[$__rate_interval]))"
+            "{{domain}}": f"bottomk({_WORST}, "
+            'sum by (domain) (rate(sluice_sampler_samples_total{outcome="data"}[$__rate_interval])) '
+            "/ sum by (domain) (rate(sluice_sampler_samples_total[$__rate_interval])))"
         },
-        "Share of the windows that control could act on.",
+        f"Share of the windows that control could act on: the {_WORST} domains with the fewest.",
     ),
     plot(
         "Patches",
@@ -112,8 +158,8 @@ FLEET = [
     plot(
         "Age of the last sample",
         "s",
-        {"{{domain}}": "time() - max by (domain) (sluice_sampler_window_end_seconds)"},
-        "At 15 s the alert SluiceNoSamples fires.",
+        {"{{domain}}": f"topk({_WORST}, time() - max by (domain) (sluice_sampler_window_end_seconds))"},
+        f"The {_WORST} oldest.  At 15 s the alert SluiceNoSamples fires.",
     ),
     plot(
         "From a measurement to the limit in force",
@@ -123,6 +169,25 @@ FLEET = [
             "P95": _quantile(0.95, "sluice_sample_to_applied_seconds"),
         },
         "From the end of a window to the last patch that it caused.",
+    ),
+    plot(
+        "Instances of each definition",
+        "short",
+        {
+            "{{definition}}": "count by (definition) (label_replace("
+            'max by (domain) (sluice_sampler_window_end_seconds), "definition", "$1", "domain", "([^@]*).*"))'
+        },
+        "One, or with `per` one for each node or value of the label in use.",
+    ),
+    plot(
+        "Not limited",
+        "short",
+        {
+            "stray pods": "sum(max by (target, namespace) (sluice_stray_pods)) or vector(0)",
+            "limits left over": "max(sluice_limits_left_over) or vector(0)",
+            "targets that send more than their limit": "sum(max by (target) (sluice_limit_not_enforced)) or vector(0)",
+        },
+        "Pods that nobody limits, limits that nobody moves, and limits that the network does not hold.",
     ),
 ]
 
@@ -136,14 +201,13 @@ DOMAIN = [
     ),
     stat(
         "Decided in all",
-        'sum(max by (target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
+        'sum(max by (domain, target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
         "Sum of the limits that were decided.",
         unit="Kbits",
     ),
     stat(
         "In force in all",
-        "sum(max by (target) (sluice_limit_kbit) and on (target) "
-        'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"}))',
+        f"sum({_of_domain('sluice_limit_kbit')})",
         "Sum of the limits in force.",
         unit="Kbits",
     ),
@@ -156,8 +220,7 @@ DOMAIN = [
     ),
     stat(
         "Paused targets",
-        "sum(max by (target) (sluice_target_paused) and on (target) "
-        'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})) or vector(0)',
+        f"sum({_of_domain('sluice_target_paused')}) or vector(0)",
         "Targets whose limit somebody else has set.",
         bad_from=1,
     ),
@@ -185,25 +248,19 @@ DOMAIN = [
     plot(
         "Limits decided",
         "Kbits",
-        {"{{target}}": 'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'},
+        {"{{domain}} {{target}}": 'max by (domain, target) (sluice_decision_limit_kbit{domain=~"$domain"})'},
         "Before the actuator's own bounds.",
     ),
     plot(
         "Limits in force",
         "Kbits",
-        {
-            "{{target}}": "max by (target) (sluice_limit_kbit) and on (target) "
-            'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'
-        },
+        {"{{target}}": _of_domain("sluice_limit_kbit")},
         "On the workloads.",
     ),
     plot(
         "What each pod may send",
         "Kbits",
-        {
-            "{{target}}": "max by (target) (sluice_pod_limit_kbit) and on (target) "
-            'max by (target) (sluice_decision_limit_kbit{domain=~"$domain"})'
-        },
+        {"{{target}}": _of_domain("sluice_pod_limit_kbit")},
         "A limit of scope aggregate, shared by the pods.",
     ),
     plot(
@@ -288,6 +345,18 @@ SERVICES = [
             "not put in force": "sum(rate(sluice_decisions_refused_total[$__rate_interval])) or vector(0)",
         },
         "With several replicas, conflicts are normal: one of them decides.",
+    ),
+    plot(
+        "Domains of each decision service",
+        "short",
+        {"{{instance}}": "count by (instance) (sluice_decision_stress_ratio)"},
+        "Numbered replicas share them; others have all.",
+    ),
+    plot(
+        "Limits of each actuator",
+        "short",
+        {"{{instance}}": "count by (instance) (sluice_limit_kbit)"},
+        "An actuator counts the targets that it has limited itself, as of its shards.",
     ),
     plot(
         "Windows that were left out",

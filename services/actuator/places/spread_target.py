@@ -60,7 +60,7 @@ class SpreadTarget:
             domain: the template.
             target: of it.
             shared: by all reconcilers.
-            placement: knows the places, and is told of the nodes.
+            placement: knows the places, and learns of the nodes.
             is_acting: whether this process sets the limit of a part.
         """
         self.domain, self.target = domain, target

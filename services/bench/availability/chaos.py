@@ -6,7 +6,8 @@ and the Kubernetes API emulated, so that the figures are those of Sluice.  The f
 whose middle third doubles the scanner's load.
 
 A kill's take-over ends with the next decision on the bus (sampler, decision service, NATS server), or, for the actuator
-that holds the Lease, when the other one holds it.
+that holds the Lease, when the other one holds it.  The promises are about one failure at a time: a part is killed once
+all others of its kind are ready again, however long a busy machine takes to start them.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ import random
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from statistics import median
 
@@ -86,6 +87,8 @@ class Observed(Struct):
     findings: Findings = field(default_factory=Findings)
     decided: list[int] = field(default_factory=list)
     """When each decision was stored, UTC ns."""
+    handed_over: list[int] = field(default_factory=list)
+    """When another actuator held the Lease, UTC ns."""
     acted_s: list[float] = field(default_factory=list)
     """From a decision on the bus to the last patch that it caused."""
     fail_safes: int = 0
@@ -138,7 +141,7 @@ class ChaosStage:
             api = await stack.enter_async_context(self.emulator)
             agent = BandwidthAgent(api, [self.plant], on_change=self.observed.limits.append)
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            for task in (group.create_task(agent.run()), group.create_task(self._play(page))):
+            for task in [group.create_task(one) for one in (agent.run(), self._play(page), self._watch_holder())]:
                 stack.callback(task.cancel)
             await agent.wait_until_enforced()
             servers = build_servers(self._home)
@@ -150,13 +153,7 @@ class ChaosStage:
             for part in self.parts:
                 await part.start()
                 stack.push_async_callback(part.stop)
-            waiting = [part for part in self.parts if part.kind != "nats"]
-            async with asyncio.timeout(_READY_S), aiohttp.ClientSession() as session:
-                while waiting:
-                    await asyncio.sleep(_POLL_S)
-                    with suppress(aiohttp.ClientError):
-                        async with session.get(f"http://127.0.0.1:{waiting[0].port}/readyz") as answer:
-                            waiting = waiting[1:] if answer.status == 200 else waiting
+            await self.wait_until_ready(self.parts)
             yield
 
     async def _play(self, page: MetricsPage) -> None:
@@ -164,23 +161,48 @@ class ChaosStage:
         while True:
             await play_events([run], time.time_ns(), page.disturb)
 
+    async def _watch_holder(self) -> None:
+        known = self.holder
+        while True:
+            if (now := self.holder) not in (known, None):
+                self.observed.handed_over.append(time.time_ns())
+                known = now
+            await asyncio.sleep(_POLL_S)
+
+    async def wait_until_ready(self, parts: Iterable[ProcessPart]) -> None:
+        """Wait until each of these takes connections (NATS server), or says that it is ready.
+
+        Raises:
+            TimeoutError: one is not ready in time.
+        """
+        async with asyncio.timeout(_READY_S), aiohttp.ClientSession() as session:
+            waiting = list(parts)
+            while waiting:
+                waiting = waiting[1:] if await _is_ready(waiting[0], session) else waiting
+                await asyncio.sleep(_POLL_S)
+
     async def kill(self, part: ProcessPart, down_s: float, *, frozen: bool) -> None:
-        """Kill or freeze a part, note how long the take-over of the Lease took, and start it again."""
-        before = self.holder
-        kill = Kill(part.kind, frozen, time.time_ns())
-        self.observed.kills.append(kill)
+        """Kill or freeze a part, and start it again after a while."""
+        self.observed.kills.append(Kill(part.kind, frozen, time.time_ns()))
         if frozen:
             part.freeze()
         else:
             await part.kill()
-        killed = time.monotonic()
-        while time.monotonic() < killed + down_s:
-            # Only the holder's end changes it.
-            if part.kind == "actuator" and kill.over_s is None and self.holder not in (before, None):
-                kill.over_s = time.monotonic() - killed
-            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(down_s)
         await part.kill()
         await part.start()
+
+
+async def _is_ready(part: ProcessPart, session: aiohttp.ClientSession) -> bool:
+    try:
+        if part.kind == "nats":
+            _, writer = await asyncio.open_connection("127.0.0.1", part.port)
+            writer.close()
+            return True
+        async with session.get(f"http://127.0.0.1:{part.port}/readyz") as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 _PORTS = ("sampler", "decision", "actuator")
@@ -216,7 +238,9 @@ async def run_chaos(home: Path, seconds: float, every_s: float, seed: int) -> Ob
                 if not part.runs:  # a kubelet would start it again
                     stage.observed.ended += 1
                     await part.start()
-            part = choose.choice([one for one in stage.parts if one.kind == kind])
+            alike = [one for one in stage.parts if one.kind == kind]
+            await stage.wait_until_ready(alike)
+            part = choose.choice(alike)
             await stage.kill(part, down_s, frozen=choose.random() < _FROZEN)
         await asyncio.sleep(_SETTLE_S)
         observed = stage.observed
@@ -247,10 +271,13 @@ async def _audit(config: Config, observed: Observed) -> None:
                 action = decode(Action, message.payload)
                 observed.note_action(action, stored.get(action.decision or ""))
     observed.findings = auditor.finish()
+    actuators = [one.at for one in observed.kills if one.kind == "actuator"]
     for kill in observed.kills:
-        if kill.kind != "actuator":
-            later = min((at for at in observed.decided if at > kill.at), default=None)
-            kill.over_s = None if later is None else (later - kill.at) / _NS
+        # Only the end of the actuator that holds the Lease hands it over, before another actuator is killed.
+        until = min((at for at in actuators if at > kill.at), default=None) if kill.kind == "actuator" else None
+        signs = observed.handed_over if kill.kind == "actuator" else observed.decided
+        later = min((at for at in signs if at > kill.at and (until is None or at < until)), default=None)
+        kill.over_s = None if later is None else (later - kill.at) / _NS
 
 
 def count_out_of_bounds(limits: list[EnforcedLimit], domain: Domain) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from services.bench.goals import Goal
+from services.bench.policies.real_cases import EXTRA
 from services.bench.policies.results import (
     SUBJECT,
     USUAL_PERIOD,
@@ -21,7 +22,10 @@ _SIMULATED_DRAIN = 0.27
 
 
 def judge_real(lines: Sequence[ScenarioSummary]) -> list[Goal]:
-    """Judge runs on real packets, steps by each signal's period; goals that were not played are included."""
+    """Judge runs on real packets, steps by each signal's period.
+
+    The goals of the default plan are included where they were not played; those of further scenarios are not.
+    """
     mine = {(one.scenario, one.period): one for one in lines if one.contender == SUBJECT}
     steps = {period: line for (scenario, period), line in mine.items() if scenario == "step"}
     goals = _scenario_goals(mine.get(("steady", USUAL_PERIOD)), mine.get(("demo", USUAL_PERIOD)))
@@ -34,6 +38,12 @@ def judge_real(lines: Sequence[ScenarioSummary]) -> list[Goal]:
             _goal(f"step, {signal}: bad seconds each", step, lambda line: line.per_step, f"<= {bad} s"),
             _goal(f"step, {signal}: reaction, P95", step, lambda line: line.reaction, f"<= {late:.2f} s"),
         ]
+    for name in EXTRA:
+        if (line := mine.get((name, USUAL_PERIOD))) is not None:
+            goals += [
+                _goal(f"{name}: SLO violation", line, lambda line: line.violation, "<= 0.5 %"),
+                _goal(f"{name}: goodput of the oracle's", line, lambda line: line.goodput, ">= 92 %"),
+            ]
     return goals
 
 

@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.bench.policies.candidates import CANDIDATES
+from services.bench.policies.real_cases import REAL_SCENARIOS
 from services.bench.policies.real_runs import BenchConditions, EarlierRuns, Work
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, USUAL_PERIOD, Cell, Outcome
 from services.plant.commands.factory import RateParam, SecondsParam, run_in_namespaces
 from services.plant.real.namespaces import find_missing
 from services.plant.real.plant import TRAFFIC
-from services.plant.scenario import SCENARIOS
 from services.runtime.exit_codes import CommandFailure, ExitCode
 from services.runtime.option_types import FiniteRange, ResultFile
 
@@ -92,7 +92,7 @@ def select_missing(
 
 @click.command()
 @click.option("--policies", multiple=True, type=click.Choice(_CHOICES), help="Only these; may be given again.")
-@click.option("--scenarios", multiple=True, type=click.Choice(list(SCENARIOS)), help="Only these.")
+@click.option("--scenarios", multiple=True, type=click.Choice(list(REAL_SCENARIOS)), help="Only these.")
 @click.option("--signals", multiple=True, type=SecondsParam(), help="Signal periods, such as 250ms, 500ms, 1s.")
 @click.option(
     "--seeds", type=click.IntRange(1, 20), help="Runs of each; by default 3 of learned on steady and step, else 1."

@@ -9,6 +9,7 @@ JSON is written after every run, so that a run that fails loses nothing of the o
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from schemas.units import Duration
 from services.bench.goals import goals_table
 from services.bench.policies.candidates import CANDIDATES
 from services.bench.policies.learned_goals import judge_real
+from services.bench.policies.real_cases import REAL_SCENARIOS
 from services.bench.policies.results import SUBJECT, UNCONTROLLED, Cell, Outcome, judge, summarize_scenarios
 from services.bench.policies.tables import encode_results, scenarios_table
 from services.plant.harness.orchestrator import PipelineOptions, play_scenario, run_until_signal
@@ -29,7 +31,7 @@ from services.plant.harness.run import ScenarioRun
 from services.plant.real.cluster_parts import ClusterParts
 from services.plant.real.plant import RealPlant, parameters
 from services.plant.real.testbed import Bed
-from services.plant.scenario import SCENARIOS, Scenario
+from services.plant.scenario import Scenario
 from services.runtime.exit_codes import ExitCode
 
 BY_NAME = {one.name: one for one in CANDIDATES}
@@ -74,7 +76,7 @@ class EarlierRuns(Struct, frozen=True):
 
 def scenario_of(cell: Cell, conditions: BenchConditions) -> Scenario:
     """The scenario of a cell, with the length and the capacity that the conditions ask for."""
-    scenario = SCENARIOS[cell.scenario].scale(conditions.capacity / 100_000)
+    scenario = REAL_SCENARIOS[cell.scenario].scale(conditions.capacity / 100_000)
     seconds = conditions.seconds or LASTING.get(cell.scenario, scenario.seconds)
     if cell.contender == UNCONTROLLED:
         seconds = min(seconds, ALONE)
@@ -138,9 +140,17 @@ async def play(cell: Cell, conditions: BenchConditions, status: Status) -> Outco
             await play_scenario([run], view, PipelineOptions(signal=start, place=parts.place, delay=0.0))
             run.observe()
             scores, reactions = (run.score(), run.score(scenario.learning)), run.reactions(scenario.learning)
-            return judge(cell, scenario, scores, len(plant.pods), reactions, plant.list_recoveries())
+            outcome = judge(cell, scenario, scores, len(plant.pods), reactions, plant.list_recoveries())
+            return msgspec.structs.replace(outcome, overruns=run.overruns)
     except Exception as error:  # noqa: BLE001 - whatever breaks one run, the others are played
         return Outcome(cell, failed=f"{type(error).__name__}: {error}")
+
+
+def count_false_alarms(outcomes: Sequence[Outcome]) -> tuple[float, int]:
+    """How long the runs under control were together, minutes, and how many decisions called a limit not enforced."""
+    runs = [one for one in outcomes if one.failed is None and one.cell.contender != UNCONTROLLED]
+    parts = [part for one in runs for part in (one.learning, one.steady) if part is not None]
+    return sum(part.seconds + part.invalid for part in parts) / 60, sum(one.overruns for one in runs)
 
 
 async def play_all(work: Work, console: Console, outcomes: list[Outcome]) -> None:
@@ -165,6 +175,7 @@ async def play_all(work: Work, console: Console, outcomes: list[Outcome]) -> Non
         if (steady := one.steady) is not None:
             text = f"{steady.violation_seconds} of {steady.seconds} s bad, {steady.goodput:.1%}, "
             text += f"{steady.patches:.1f} patches/min, {steady.invalid} s left out"
+            text += f", {one.overruns} false alarms" if one.overruns else ""
             text += " - too disturbed to count" if one.is_disturbed else ""
         took = time.monotonic() - began
         console.print(f"{number}/{len(work.cells)}  {cell.title}: {text} ({took:.0f} s)", highlight=False)
@@ -186,6 +197,8 @@ def main() -> None:
         goals = judge_real(lines)
         if not lines or any(goal.seen is not None for goal in goals):
             console.print(goals_table(f"Goals of {SUBJECT}", goals))
+        minutes, alarms = count_false_alarms(outcomes)
+        console.print(f"{minutes:.0f} minutes under limits that were enforced: {alarms} false alarms", highlight=False)
     if not complete:
         console.print("Stopped before the end.")
         sys.exit(ExitCode.INTERRUPTED)

@@ -85,6 +85,8 @@ class Outcome(Struct, frozen=True):
     drains: tuple[float, ...] = ()
     """From then until the true latency was back below the SLO, seconds."""
     restarts: int = 0
+    overruns: int = 0
+    """Decisions that called a limit not enforced; every limit was."""
     failed: str | None = None
 
     @property

@@ -20,7 +20,7 @@ from services.bench.goals import show
 from services.plant.real.namespaces import enclose, find_missing
 from services.runtime.option_types import FiguresFile
 from services.sampler.scrape.meters import MeterFleet
-from services.sampler.scrape.throughput import combine_pages
+from services.sampler.scrape.source import combine_pages
 from services.sampler.workloads import Workloads, metric_names
 
 _GOALS = {

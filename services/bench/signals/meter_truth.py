@@ -25,7 +25,7 @@ from schemas.units import Duration
 from services.bench.signals import meter_bed as bed
 from services.plant.kube_emulator.emulator import Emulator
 from services.sampler.scrape.meters import MeterFleet
-from services.sampler.scrape.throughput import combine_pages
+from services.sampler.scrape.source import combine_pages
 from services.sampler.workloads import Workloads, metric_names
 
 _CONFIG = """

@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from schemas.config import BusConfig, Config
-from schemas.domain import Critical, Domain, Target
-from schemas.units import Rate
 from services.bench.goals import show
 from services.bench.ui.chromium import Page, find_chromium, open_page
+from services.bench.ui.day_page import measure_day
+from services.bench.ui.processes import build_domains, find_renderer, read_heap, read_resident
 from services.plant.harness.pipeline import format_config, start_nats, start_page
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
@@ -36,6 +36,10 @@ _FEW_GOALS = {
     "frames a second, plots": ">= 55",
 }
 """With up to 20 domains."""
+_TAB_TURN_MINUTES = 5
+_TAB_ADDRESSES = {"overview": "#/", "plots": "#/domain?d=line-0&span=60000"}
+_TAB_VIEWS = tuple(_TAB_ADDRESSES)
+_COUNT_FRAMES = "(count => (window.frames = 0, window.lags = [], count))(window.frames)"
 _WATCH = """
 window.lags = []; window.frames = 0; window.longest = 0;
 if (!window.watched) (function () {
@@ -55,12 +59,26 @@ if (!window.watched) (function () {
     "--domains", "counts", type=click.IntRange(1, 5000), multiple=True, default=(1, 20, 1000), show_default=True
 )
 @click.option("--seconds", type=FiniteRange(2), default=20.0, show_default=True, help="How long each is measured.")
+@click.option(
+    "--tab-minutes",
+    type=click.IntRange(10),
+    help="Only measure what a tab holds over so many minutes with 20 domains.",
+)
+@click.option("--day", "is_day", is_flag=True, help="Only measure the page over streams that hold a day of one domain.")
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
-def command(counts: tuple[int, ...], seconds: float, path: Path | None) -> None:
+def command(
+    counts: tuple[int, ...], seconds: float, tab_minutes: int | None, path: Path | None, *, is_day: bool
+) -> None:
     """Lag, frames and memory of the live page."""
     if find_chromium() is None:
         raise CommandFailure("there is no program chromium: apt install chromium", ExitCode.USAGE)
     logging_setup.configure("bench", "error")
+    if tab_minutes is not None:
+        show("ui tab", asyncio.run(measure_tab(tab_minutes)), {}, path)
+        return
+    if is_day:
+        show("ui day", asyncio.run(measure_day()), {"server, resident, MiB": "<= 64"}, path)
+        return
     figures: dict[str, float] = {}
     goals: dict[str, str] = {}
     for count in counts:
@@ -72,41 +90,12 @@ def command(counts: tuple[int, ...], seconds: float, path: Path | None) -> None:
     show("ui", figures, goals, path)
 
 
-def build_domains(count: int) -> tuple[Domain, ...]:
-    """Build domains of two critical workloads and one target each."""
-    return tuple(
-        Domain(
-            f"line-{i}",
-            (Critical("robot-control", f"line-{i}"), Critical("safety-scanner", f"line-{i}")),
-            (
-                Target(
-                    deployment="telemetry-upload",
-                    namespace=f"line-{i}",
-                    min=Rate(5_000),
-                    max=Rate(90_000),
-                    fail_safe=Rate(20_000),
-                ),
-            ),
-        )
-        for i in range(count)
-    )
-
-
 async def measure_page(count: int, seconds: float) -> dict[str, float]:
     """Measure the page with so many domains: the overview, then one domain."""
     async with Processes() as processes, open_page("about:blank", width=1600, height=1000) as page:
-        bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=32 * 1024 * 1024)
-        config = Config(domains=build_domains(count), bus=bus)
-        path = processes.home / "traffic.yaml"
-        path.write_text(format_config(config), encoding="utf-8")
-        period = _PERIODS.get(count, _LONG_PERIOD)
-        await processes.start("traffic", sys.executable, "-m", "services.bench.ui.traffic", path, str(period))
-        await asyncio.sleep(2)
-        address = await start_page(config, processes, 0)
-        await asyncio.sleep(_WARM_UP_S)
-        await page.ask("Page.navigate", url=address)
+        await _open_live(page, count, processes)
         overview = await _watch(page, seconds)
-        heap = await _read_heap(page)
+        heap = await read_heap(page)
         await page.value("location.hash = '#/domain?d=line-0&span=60000'")
         domain = await _watch(page, seconds)
         processes.check("ui")
@@ -121,10 +110,48 @@ async def measure_page(count: int, seconds: float) -> dict[str, float]:
             "longest frame, plots, ms": domain["longest"],
             "server, resident, MiB": read_resident(processes.pid("ui")),
             "tab, heap, MiB": heap,
-            "tab, heap grown in the second half, MiB": await _read_heap(page) - heap,
+            "tab, heap grown in the second half, MiB": await read_heap(page) - heap,
         }
         processes.check("traffic")
         return figures
+
+
+async def measure_tab(minutes: int) -> dict[str, float]:
+    """Measure what a tab holds each minute; five of the overview take turns with five of one domain's plots."""
+    figures: dict[str, float] = {}
+    async with Processes() as processes, open_page("about:blank", width=1600, height=1000) as page:
+        # The browser would keep every byte of every answer for whoever drives it.
+        await page.ask("Network.disable")
+        await _open_live(page, 20, processes)
+        for minute in range(minutes):
+            view = _TAB_VIEWS[minute // _TAB_TURN_MINUTES % len(_TAB_VIEWS)]
+            if minute % _TAB_TURN_MINUTES == 0:
+                await page.value(f"location.hash = {_TAB_ADDRESSES[view]!r}")
+                await page.value(_WATCH)
+            await asyncio.sleep(60)
+            when = f"minute {minute + 1}, {view}"
+            figures[f"{when}: heap, MiB"] = await read_heap(page)
+            figures[f"{when}: nodes of the document"] = await page.value("document.getElementsByTagName('*').length")
+            figures[f"{when}: frames a second"] = await page.value(_COUNT_FRAMES) / 60
+            figures[f"{when}: tab's process, resident, MiB"] = read_resident(find_renderer(page.process))
+            figures[f"{when}: server, resident, MiB"] = read_resident(processes.pid("ui"))
+        processes.check("ui")
+        processes.check("traffic")
+    return figures
+
+
+async def _open_live(page: Page, count: int, processes: Processes) -> None:
+    """Start the bus, the traffic of so many domains and the server, and open the page."""
+    bus = BusConfig(servers=(await start_nats(processes),), keep_bytes=32 * 1024 * 1024)
+    config = Config(domains=build_domains(count), bus=bus)
+    path = processes.home / "traffic.yaml"
+    path.write_text(format_config(config), encoding="utf-8")
+    period = _PERIODS.get(count, _LONG_PERIOD)
+    await processes.start("traffic", sys.executable, "-m", "services.bench.ui.traffic", path, str(period))
+    await asyncio.sleep(2)
+    address = await start_page(config, processes, 0)
+    await asyncio.sleep(_WARM_UP_S)
+    await page.ask("Page.navigate", url=address)
 
 
 async def _watch(page: Page, seconds: float) -> dict[str, Any]:
@@ -136,16 +163,3 @@ async def _watch(page: Page, seconds: float) -> dict[str, Any]:
     if len(found["lags"]) < 2:
         raise CommandFailure(f"the page painted {len(found['lags'])} updates: {page.complaints}", ExitCode.FINDING)
     return found
-
-
-async def _read_heap(page: Page) -> float:
-    """Read what the page's scripts hold after a garbage collection, MiB."""
-    await page.ask("HeapProfiler.collectGarbage")
-    usage = await page.ask("Runtime.getHeapUsage")
-    return float(usage["usedSize"]) / 2**20
-
-
-def read_resident(pid: int) -> float:
-    """Read a process's resident memory, MiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

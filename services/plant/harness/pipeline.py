@@ -46,8 +46,10 @@ def find_program(name: str) -> Path:
     return Path(sys.executable).parent / name
 
 
-async def start_nats(processes: Processes) -> str:
+async def start_nats(processes: Processes, settings: str = "") -> str:
     """Start a nats-server with JetStream on a free port of loopback, and return its address.
+
+    ``settings`` is appended to its configuration.
 
     Raises:
         NotReady: it does not listen in time.
@@ -55,7 +57,7 @@ async def start_nats(processes: Processes) -> str:
     """
     home = processes.home
     config = home / "nats.conf"
-    config.write_text(_NATS.format(home=home), encoding="utf-8")
+    config.write_text(_NATS.format(home=home) + settings, encoding="utf-8")
     await processes.start("nats", find_program("nats-server"), "-c", config)
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
@@ -102,7 +104,7 @@ async def start_page(config: Config, processes: Processes, port: int) -> str:
     if port == 0:
         [port] = find_free_ports(1)
     await processes.start("ui", find_program("sluice"), "ui", "--config", path, "--port", str(port))
-    # Whoever is told the address may open it at once.
+    # A person who reads the address may open it at once.
     deadline = time.monotonic() + _READY_S
     while True:
         with contextlib.suppress(OSError):

@@ -112,7 +112,7 @@ class Processes:
             raise ProcessDied(f"{name} ended with exit code {code}:\n{self.tail(name)}")
 
     def pause(self, name: str) -> None:
-        """Stop the program where it is; its sockets stay open, and nobody is told."""
+        """Stop the program where it is; its sockets stay open, and no peer is notified."""
         self._running[name].send_signal(signal.SIGSTOP)
 
     def go_on(self, name: str) -> None:

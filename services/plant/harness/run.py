@@ -44,6 +44,8 @@ class ScenarioRun:
         self.action: Action | None = None
         self.overrun: int | None = None
         """When a decision first named a limit that is not enforced, UTC ns."""
+        self.overruns = 0
+        """How many decisions named one."""
         self.restarts = 0
         self._patches: list[int] = []
         self._changed: tuple[int, int] | None = None
@@ -83,8 +85,9 @@ class ScenarioRun:
     def on_decision(self, received: Received[Decision]) -> None:
         """Note what the decision service answered to a sample of the domain."""
         self.decision = received.message
-        if received.message.overruns and self.overrun is None:
-            self.overrun = received.published
+        if received.message.overruns:
+            self.overruns += 1
+            self.overrun = self.overrun or received.published
         if any(target.limit != target.was for target in received.message.targets):
             self._changed = received.message.end, received.published
 

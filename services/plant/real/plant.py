@@ -133,7 +133,7 @@ class RealPlant:
             self._generators[target.target] = [
                 HttpTraffic(self._bed, source, sink)
                 if target.target == ERP
-                else TcpTraffic(self._bed, source, sink, target.flows)
+                else TcpTraffic(self._bed, source, sink, target.flows, target.congestion)
                 for source in sources
             ]
             for pod in self.pods:
@@ -193,7 +193,8 @@ class RealPlant:
         if pod in self._absent:
             self._absent.remove(pod)
             app = next(one for one in self._apps.targets if one.target == source.workload)
-            generator = TcpTraffic(self._bed, source, self._bed.pod(PEERS[source.workload]), app.flows)
+            sink = self._bed.pod(PEERS[source.workload])
+            generator = TcpTraffic(self._bed, source, sink, app.flows, app.congestion)
             generator.set_load(self._loads[source.workload])
             self._generators[source.workload].append(generator)
 

@@ -49,14 +49,15 @@ def parse_losses(line: bytes) -> int | None:
 
 
 class TcpTraffic:
-    """TCP with CUBIC by iperf3.  A raised load adds a stream and lets the others run on."""
+    """TCP by iperf3.  A raised load adds a stream and lets the others run on."""
 
-    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, flows: int) -> None:
-        """Send from one pod to another, each stream in ``flows`` connections."""
+    def __init__(self, bed: Bed, source: PodPlace, sink: PodPlace, flows: int, congestion: str = "cubic") -> None:
+        """Send from one pod to another, each stream in ``flows`` connections under this congestion control."""
         self._bed = bed
         self._source = source
         self._sink = sink
         self._flows = flows
+        self._congestion = congestion
         self._running: list[tuple[int | None, BedProcess]] = []
 
     def set_load(self, kbit: int | None) -> None:
@@ -72,8 +73,8 @@ class TcpTraffic:
         start_iperf_server(self._bed, self._sink, port)
         # --fq-rate, not -b: -b pays its deficit back after a congestion and keeps the queue full.
         pace = [] if rate is None else ["--fq-rate", f"{rate // self._flows}k"]
-        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-C", "cubic", "-l", "128K"]
-        stream = self._bed.start(self._source.name, *client, "-P", str(self._flows), *pace)
+        client = ["iperf3", "-c", self._sink.address, "-p", port, "-t", "0", "-i", "0", "-l", "128K"]
+        stream = self._bed.start(self._source.name, *client, "-C", self._congestion, "-P", str(self._flows), *pace)
         self._running.append((rate, stream))
 
     def _shrink(self, kbit: int) -> int:

@@ -16,7 +16,7 @@ import aiohttp
 
 from schemas.config import Signal
 from services.sampler.scrape.parser import MalformedPage, PageReader, ScrapedPage
-from services.sampler.scrape.throughput import ONE_PAGE, PageSource
+from services.sampler.scrape.source import ONE_PAGE, PageSource, Throughput, combine_pages
 from services.sampler.scrape.window import PageWindow
 from services.sampler.workloads import Workloads
 
@@ -145,6 +145,13 @@ class MeterFleet:
                 await self._update()
                 self._resolved.set()
                 await asyncio.sleep(RESOLVE_S)
+
+    def measure(self, end: int) -> Throughput:
+        """What the workloads sent in the window that ends at ``end``."""
+        why = self.explain_all_missing()
+        if why is not None:
+            return Throughput({}, {}, {}, dict.fromkeys(self._workloads.measured_senders, why))
+        return combine_pages(self._workloads, self.answered, self.explain_unknown(end).items(), end)
 
     @property
     def answered(self) -> list[PageSource]:

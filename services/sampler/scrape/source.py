@@ -1,25 +1,26 @@
 """The source with the shortest lag: scrapes the exporters' own pages at the end of every period.
 
 Quantiles come from the increase of the buckets between the page at the window's start and the one at its
-end, as Prometheus would compute them from the same two points.
+end, as Prometheus would compute them from the same two points.  Throughput is that of all pods of a workload, or none;
+its pages come from the exporters, or from the meters of all nodes.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from schemas.config import Signal
 from services.common.histogram import quantile, summarize
 from services.sampler.http_client import HttpClient, HttpWorker, RequestFailed, show_url
-from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage, SeriesKind
-from services.sampler.scrape.throughput import ONE_PAGE, PageSource, Throughput, by_part, combine_pages
+from services.sampler.scrape.parser import CounterSeries, MalformedPage, PageReader, ScrapedPage
 from services.sampler.scrape.window import Increase, PageWindow
 from services.sampler.source import LatencyStats, Measurements, NoData, Source
-from services.sampler.workloads import Workloads, explain_absence
+from services.sampler.workloads import Parts, Workloads, explain_absence
 
 if TYPE_CHECKING:
     from services.sampler.scrape.meters import MeterFleet
@@ -27,8 +28,31 @@ if TYPE_CHECKING:
 _ACCEPT = "text/plain;version=0.0.4"
 _ACCEPT_ANY_NAME = f"text/plain;version=1.0.0;escaping=allow-utf-8,{_ACCEPT};q=0.5"
 """Without it, exporters write underscores for what only names in quotation marks may hold."""
-_JUDGED: tuple[SeriesKind, ...] = ("latency", "lost")
 _NO_PAGES = ("text/html", "application/json", "application/vnd.google.protobuf")
+ONE_PAGE = "seen on one page so far; a window needs two"
+_NOT_COUNTED = "not counted anew within the window"
+
+
+class PageSource(Protocol):
+    """Whose pages are read."""
+
+    url: str
+    window: PageWindow
+    page: ScrapedPage
+    """The newest one."""
+
+
+class Throughput(Struct, frozen=True):
+    """What workloads sent in one window."""
+
+    rates: dict[str, int]
+    """kbit/s, over all pods."""
+    recent: dict[str, int]
+    """The same since the page before the last."""
+    pods: dict[str, int]
+    """How many pods ``rates`` covers."""
+    missing: dict[str, str]
+    """Why a workload is in none of these."""
 
 
 class Scraper:
@@ -163,14 +187,17 @@ class ScrapeSource(Source):
         if not answered:
             raise NoData("; ".join(unknown.values()))
         parts = self._workloads.parts
-        increases = by_part((item for scraper in answered for item in scraper.window.increases().items()), parts)
-        last = by_part((item for scraper in answered for item in scraper.window.increases(2).items()), parts)
-        starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
-        unreliable = self._explain_unreliable(answered, end)
-        increases = [item for item in increases if item[0].workload not in unreliable]
-        sent = self._measure_throughput(answered, unknown, end)
+        doubts = ((one.url, one.window.explain_unreliable(end, "latency", "lost")) for one in answered)
+        unreliable = dict(parts.expand((key, f"{url}: {why}") for url, of in doubts for key, why in of.items()))
+        increases = [one for one in collect_increases(answered, parts) if one[0].workload not in unreliable]
+        last = _sum_histograms(collect_increases(answered, parts, 2))
+        medians = {key: quantile(0.5, *histogram) for key, histogram in last.items()}
         missing = self._explain_missing(answered, unknown) | unreliable
-        medians = {key: quantile(0.5, *histogram) for key, histogram in _sum_histograms(last).items()}
+        if self._fleet is None:
+            sent = combine_pages(self._workloads, answered, unknown.items(), end)
+        else:
+            sent = self._fleet.measure(end)
+        starts = [start for scraper in answered if (start := scraper.window.start) not in (None, end)]
         return Measurements(
             start=min(starts, default=end - self._window),
             latency=measure_latency(increases, self._workloads.measured_critical, missing),
@@ -179,30 +206,8 @@ class ScrapeSource(Source):
             recent_p50={key: median for key, median in medians.items() if median is not None},
             pods=sent.pods,
             throughput_missing=sent.missing,
-            notes=self._fleet.notes if self._fleet is not None else {},
+            notes={} if self._fleet is None else self._fleet.notes,
         )
-
-    def _measure_throughput(
-        self, answered: Sequence[PageSource], unknown: Mapping[Scraper, str], end: int
-    ) -> Throughput:
-        """What the workloads sent, by the meters where there are any, otherwise by the exporters' pages."""
-        if self._fleet is None:
-            return combine_pages(self._workloads, answered, unknown.items(), end)
-        why = self._fleet.explain_all_missing()
-        if why is not None:
-            return Throughput({}, {}, {}, dict.fromkeys(self._workloads.measured_senders, why))
-        return combine_pages(self._workloads, self._fleet.answered, self._fleet.explain_unknown(end).items(), end)
-
-    def _explain_unreliable(self, answered: Iterable[Scraper], end: int) -> dict[str, str]:
-        """Why latencies and losses are not believed, by critical workload."""
-        reasons: dict[str, str] = {}
-        for scraper in answered:
-            for kind in _JUDGED:
-                for key in sorted(scraper.window.workloads(kind)):
-                    why = scraper.window.explain_unreliable(kind, key, end)
-                    if why is not None:
-                        reasons[key] = f"{scraper.url}: {why}"
-        return self._workloads.parts.expand_reasons(reasons)
 
     def _explain_missing(self, answered: Iterable[Scraper], unknown: Mapping[Scraper, str]) -> dict[str, str]:
         """Why workloads are not measured: no page shows them, or an exporter that shows them cannot be read.
@@ -211,7 +216,7 @@ class ScrapeSource(Source):
         """
         names, parts = self._workloads.names, self._workloads.parts
         read = {key for scraper in answered for key in scraper.window.present}
-        present = parts.expand_all(read)
+        present = {name for name, _ in parts.expand((key, None) for key in read)}
         elsewhere = "".join(f"; {why}" for why in unknown.values() if why is not ONE_PAGE)
         missing = {
             key: explain_absence(names.metric, key, names.node, read) + elsewhere
@@ -219,9 +224,9 @@ class ScrapeSource(Source):
             if key not in present
         }
         for scraper, why in unknown.items():
-            missing |= dict.fromkeys(parts.expand_all(scraper.window.workloads("latency")), why)
+            missing |= parts.expand((key, why) for key in scraper.window.workloads("latency"))
         for scraper in answered:
-            missing |= parts.expand_reasons(scraper.page.faults)
+            missing |= parts.expand(scraper.page.faults.items())
         return missing
 
     def close(self) -> None:
@@ -280,3 +285,78 @@ def _sum_histograms(increases: Iterable[tuple[CounterSeries, Increase]]) -> dict
         bounds = sorted(by_bound)
         sums[key] = bounds, [*(by_bound[bound] for bound in bounds), totals[key]]
     return sums
+
+
+def combine_pages(
+    workloads: Workloads, answered: Collection[PageSource], unknown: Iterable[tuple[PageSource, str]], end: int
+) -> Throughput:
+    """Combine the pages of the window that ends at ``end``.
+
+    Args:
+        workloads: the configured ones.
+        answered: whose newest page belongs to ``end``.
+        unknown: why the pages of others, or too few of them, are not known.
+        end: UTC ns.
+    """
+    missing: dict[str, str] = {}
+    parts = workloads.parts
+    for source, why in unknown:
+        missing |= dict.fromkeys(source.window.workloads("throughput"), why)
+        missing |= dict.fromkeys(source.page.unmetered, why)
+    counting = []
+    for source in answered:
+        missing |= {key: f"{source.url}: {why}" for key, why in source.page.unmetered.items()}
+        missing |= dict.fromkeys(source.page.unsettled, f"{source.url}: the page shows a series twice")
+        doubts = source.window.explain_unreliable(end, "throughput")
+        missing |= {key: f"{source.url}: {doubt}" for key, doubt in doubts.items()}
+        if source.window.workloads("throughput"):
+            counting.append(source)
+    missing = dict(parts.expand(missing.items()))
+    whole, recent = collect_increases(counting, parts), collect_increases(counting, parts, 2)
+    rates, pods = measure_throughput(whole, missing)
+    missing |= {key: _NOT_COUNTED for series, _ in whole if (key := series.workload) not in {*rates, *missing}}
+    absent = set(workloads.measured_senders) - {*rates, *missing}
+    missing |= dict.fromkeys(absent, "no page has a series of the throughput counter for it")
+    return Throughput(rates, measure_throughput(recent, missing)[0], pods, missing)
+
+
+def collect_increases(
+    sources: Iterable[PageSource], parts: Parts, pages: int | None = None
+) -> list[tuple[CounterSeries, Increase]]:
+    """The increase of every series, by all that it counts for; ``pages`` as in ``PageWindow.increases``."""
+    found = (
+        (series.workload, (series, added))
+        for source in sources
+        for series, added in source.window.increases(pages).items()
+    )
+    return [
+        (series if series.workload == name else series._replace(workload=name), added)
+        for name, (series, added) in parts.expand(found)
+    ]
+
+
+def measure_throughput(
+    increases: Iterable[tuple[CounterSeries, Increase]], partly: Collection[str] = ()
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Throughput (kbit/s) and number of pods by workload, over all its pods.
+
+    Args:
+        increases: of each series.
+        partly: workloads with a pod that is not measured.  They are left out, and so are those with a pod
+            without a new count.
+    """
+    rates: dict[str, float] = defaultdict(float)
+    pods: dict[str, set[str]] = defaultdict(set)
+    unknown = set(partly)
+    for series, added in increases:
+        if series.kind != "throughput":
+            continue
+        if added.seconds <= 0:
+            unknown.add(series.workload)
+            continue
+        rates[series.workload] += added.counts[0] * 8 / 1000 / added.seconds
+        for label, value in series.labels:
+            if label == "pod":
+                pods[series.workload].add(value)
+    throughput = {key: round(rate) for key, rate in rates.items() if key not in unknown}
+    return throughput, {key: len(pods[key]) for key in throughput if pods[key]}

@@ -224,17 +224,20 @@ class PageWindow:
         key = (series.kind, series.workload)
         self._unreliable[key] = max(self._unreliable.get(key, (0, "")), (until, why))
 
-    def explain_unreliable(self, kind: SeriesKind, workload: str, end: int) -> str | None:
-        """Why the counters of a workload are not believed in the window that ends at ``end``; None where they are.
+    def explain_unreliable(self, end: int, *kinds: SeriesKind) -> dict[str, str]:
+        """Why counters of some kinds are not believed in the window that ends at ``end``, by workload.
 
         Several processes at the address spoil all latencies and losses; bytes are counted by others.
         """
-        until, why = self._unreliable.get((kind, workload), (0, ""))
-        if end < until:
-            return why
-        if kind != "throughput" and self._several is not None and end < self._several[0]:
-            return self._several[1]
-        return None
+        reasons: dict[str, str] = {}
+        for kind in kinds:
+            for workload in sorted(self.workloads(kind)):
+                until, why = self._unreliable.get((kind, workload), (0, ""))
+                if end >= until and kind != "throughput" and self._several is not None:
+                    until, why = self._several
+                if end < until:
+                    reasons[workload] = why
+        return reasons
 
     def drop_old(self, end: int, at: float) -> None:
         """Drop pages from before the window that ends at ``end``, by either clock.

@@ -4,6 +4,8 @@ Every action contains the limit that it found.  So the actions on a target form 
 missing, or was never reported, leaves a limit without a cause.
 """
 
+from collections import deque
+
 from msgspec import Struct
 
 from schemas.domain import Target
@@ -15,6 +17,8 @@ from services.tools.common.time_options import format_time
 
 _LATE_NS = 10 * 10**9
 """How long after its decision expired a patch may be acknowledged: patches are slow, and clocks differ."""
+_EARLIER = 8
+"""Limits that an actuator may be behind."""
 _MOST_OTHERWISE = 10
 """Actions under a definition that is not stored yet: it is, moments later."""
 _KEEPING = ("drift", "new-pod", "rescale")
@@ -70,6 +74,8 @@ class TargetAudit:
         self._alone = False
         """Whether the target is left alone: paused, or restored."""
         self._in_force: Action | None = None
+        self._earlier: deque[int] = deque(maxlen=_EARLIER)
+        """Limits that were in force before it."""
         self._missing: tuple[int, int | None, Breach] | None = None
         """The action last missed: the limit that it found and left, and its breach, unless its report comes late."""
         self._may_differ = False
@@ -133,7 +139,9 @@ class TargetAudit:
         self.actions += 1
         self._check_cause(action, recorded, first)
         self.breaches += [Breach(rule, self.name, what, recorded.time) for rule, what in self._limits.check(action)]
-        self._check_chain(action, recorded)
+        is_outdated = self._saw_earlier(action)
+        if not is_outdated:
+            self._check_chain(action, recorded)
         if action.cause == "decision" and action.outcome == "applied" and action.sampled is not None:
             newest = self._newest
             if newest is None or newest.sampled is None or action.sampled >= newest.sampled:
@@ -145,7 +153,10 @@ class TargetAudit:
         if action.cause == "restore":
             self.notes.append(f"{self.name} was restored at {format_time(recorded.time)}: {action.outcome}")
             self._alone, self._in_force = True, None
+        elif is_outdated:
+            self._alone = False
         elif action.outcome in ("applied", "failed") and not self._is_late(action):
+            self._earlier += [] if self._in_force is None else [self._in_force.limit]
             # The Deployment may still have the limit that the action found.
             pods_only = action.reason.startswith(_READ_BACK) or action.reason.endswith(_PODS_ONLY)
             self._may_differ = action.outcome == "failed" or pods_only
@@ -224,6 +235,15 @@ class TargetAudit:
             late = (action.applied - decided.expires) / 1e9
             text = f"action {action.id} was applied {late:.1f} s after its decision expired"
             self._add_breach("fence", text, recorded.time)
+
+    def _saw_earlier(self, action: Action) -> bool:
+        """Return whether an action changed nothing, and found what was in force earlier: its view was outdated.
+
+        So does an actuator that cannot read the Lease, and tries beside the one in charge.
+        """
+        before = self._in_force
+        has_failed = action.outcome == "failed" and not any(pod.outcome == "applied" for pod in action.pods)
+        return has_failed and before is not None and action.was != before.limit and action.was in self._earlier
 
     def _is_late(self, action: Action) -> bool:
         """Return whether an action was applied before the one reported before it: it was read back after a crash."""

@@ -22,7 +22,8 @@ from services.kube.workloads import key_of
 from services.sampler.source_factory import source_class
 from services.tools.check.cluster_rules import ClusterObjects, Finding, MeterObjects, check_cluster_objects
 from services.tools.check.connectivity import CheckResult
-from services.tools.check.selectors import annotations
+from services.tools.check.rights import check_rights
+from services.tools.check.selectors import annotations, labels
 from services.tools.check.trial_patches import try_patches
 from services.tools.check.workload_reader import read_others
 
@@ -40,7 +41,7 @@ async def check_cluster(config: Config) -> CheckResult:
         async with KubeClient.connect(settings) as api:
             cluster = await _read(api, config)
             targets = {target.key: target for domain in config.domains for target in domain.targets}
-            refused = await try_patches(api, targets)
+            refused = [*await check_rights(api, config, cluster.meter), *await try_patches(api, targets)]
     except (KubeConfigError, Rejected, Unavailable) as error:
         problem = Finding("error", "kubernetes", str(error))
         return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
@@ -118,9 +119,15 @@ async def _read_meter(api: KubeClient, config: Config) -> MeterObjects | None:
     if config.signal.source != "scrape" or not found:
         return None
     namespace, _, name = found[0].partition("/")
+    home: Any = {}
+    with suppress(Rejected):
+        home = await _fetch(api, f"/api/v1/namespaces/{namespace}") or {}
     meter = MeterObjects(
         service=found[0],
         daemon_set=await _fetch(api, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"),
+        found=await _fetch(api, f"/api/v1/namespaces/{namespace}/services/{name}"),
+        security=labels(home).get("pod-security.kubernetes.io/enforce", ""),
+        policies=await _list_items(api, "apis/networking.k8s.io/v1", [namespace], "networkpolicies"),
         trusts_netkit=config.meter.trust_netkit,
     )
     return replace(meter, endpoints=config.meter.endpoints or meter.has_variable("SLUICE_METER_ENDPOINTS"))

@@ -14,6 +14,7 @@ from schemas.domain import Domain, Target
 from services.actuator.ownership import parse_record, pause_reason, resume_command
 from services.kube.objects import BANDWIDTH
 from services.kube.workloads import OtherOwner, derive_kind, known_kind
+from services.tools.check.network_policies import admits
 from services.tools.check.selectors import (
     Object,
     PodIndex,
@@ -33,6 +34,9 @@ _LIMIT_KERNEL = (5, 1)
 _NETWORKS = "k8s.v1.cni.cncf.io/networks"
 """Names further networks of a pod."""
 _PRIORITY_CILIUM = (1, 17)
+_SAMPLER = ({"app.kubernetes.io/name": "sluice-sampler"}, {"kubernetes.io/metadata.name": "sluice"})
+"""Labels of the sampler's pods, and of their namespace."""
+_METER_PORT = 9968
 _GITOPS = {"argocd.argoproj.io/tracking-id": "Argo CD", "kustomize.toolkit.fluxcd.io/name": "Flux"}
 
 
@@ -56,6 +60,12 @@ class MeterObjects(Struct, frozen=True):
     """``namespace/name`` of its Service."""
     daemon_set: Object | None
     """The DaemonSet of the same name; None where there is none."""
+    found: Object | None = None
+    """The Service itself; None where there is none."""
+    security: str = ""
+    """The level of pod security that its namespace enforces; empty: none."""
+    policies: Sequence[Object] = ()
+    """NetworkPolicies of its namespace."""
     endpoints: bool = False
     """Whether the configuration finds devices by CiliumEndpoints."""
     trusts_netkit: bool = False
@@ -187,10 +197,14 @@ def check_meter(cluster: ClusterObjects) -> Iterator[Finding]:
     if meter.daemon_set is None:
         yield Finding("warning", where, "not found: without it throughput is not known: manifests/meter.yaml")
         return
+    yield from _check_reach(meter, where)
     status = meter.daemon_set.get("status") or {}
     ready, wanted = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
     if ready < wanted:
         text = f"{wanted - ready} of {wanted} are not ready: workloads with pods on those nodes have no throughput"
+        yield Finding("warning", where, text)
+    if "observedGeneration" in status and wanted < len(cluster.nodes):
+        text = f"it is for {wanted} of {len(cluster.nodes)} nodes: what pods send on the others is missing unnoticed"
         yield Finding("warning", where, text)
     settings = cluster.cilium or {}
     kubelet = meter.has_variable("SLUICE_METER_KUBELET")
@@ -202,6 +216,23 @@ def check_meter(cluster: ClusterObjects) -> Iterator[Finding]:
         yield Finding("warning", where, f"{text}, or components/meter-endpoints")
     if kubelet:
         text = "it reads the kubelets, whose counters are 10 to 15 s apart: shorter windows mostly have no throughput"
+        yield Finding("warning", where, text)
+
+
+def _check_reach(meter: MeterObjects, where: str) -> Iterator[Finding]:
+    """Check whether its pods are admitted, and whether the sampler finds and reaches every one of them."""
+    service, template = f"service {meter.service}", (meter.daemon_set or {})["spec"]["template"]
+    if meter.found is None:
+        yield Finding("warning", service, "not found: by it the sampler finds the meters: manifests/meter.yaml")
+    elif meter.found["spec"].get("clusterIP") != "None":
+        text = "is not headless (clusterIP: None): its name has one address, so one meter is read for all"
+        yield Finding("warning", service, text)
+    if template["spec"].get("hostNetwork"):
+        if meter.security in ("baseline", "restricted"):
+            text = f"its namespace enforces pod security {meter.security}, which forbids the host's network"
+            yield Finding("warning", where, f"{text}: privileged, or components/meter-kubelet")
+    elif not admits(meter.policies, labels(template), _SAMPLER, _METER_PORT):
+        text = f"a NetworkPolicy of its namespace keeps the sampler from port {_METER_PORT}: see manifests/meter.yaml"
         yield Finding("warning", where, text)
 
 

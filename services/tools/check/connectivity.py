@@ -14,10 +14,10 @@ from schemas.config import Config
 from schemas.domain import Critical
 from schemas.messages import Action, CriticalMeasure, Decision, Sample
 from services.bus.bus import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError
 from services.common.histogram import explain_coarseness
 from services.sampler.http_client import show_url
-from services.sampler.sample_builder import build_sample
+from services.sampler.loop import build_sample
 from services.sampler.source import Measurements, NoData
 from services.sampler.source_factory import open_source, source_class
 from services.tools.check.cluster_rules import Finding

@@ -11,9 +11,11 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 
 from schemas.config import BusConfig
+from schemas.messages import KINDS as KIND_TYPES
 from services.bus.bus import Bus, Denied
 from services.bus.consumer import Start
 from services.bus.envelope import SAMPLE_SEQ, RawMessage
@@ -25,6 +27,10 @@ _TIMEOUT_S = 10.0
 _LOOK_BACK_NS = 60 * 10**9
 _UNDECIDED_NS = 5 * 10**9
 """A sample that waits for its decision longer than this has none."""
+_BATCH = 256
+"""Messages of a kind that wait at once: of decisions half a MiB."""
+_AT_ONCE = 32
+"""Single messages that are asked for at once."""
 _HOLD_S = 0.3
 """Longer than messages of two kinds can overtake each other on their way here."""
 
@@ -140,10 +146,53 @@ class BusReader:
             raw = await self._read_next(messages)
         return None if raw is None else raw.published
 
+    async def read_spread(self, kind: str, scope: MessageRange, count: int) -> list[RecordedMessage]:
+        """Read messages of one domain that are spread evenly over what is stored of a range: a first impression.
+
+        Args:
+            kind: of message.
+            scope: the range, with both ends, and the domain.
+            count: how many there are at most.
+
+        Raises:
+            BusError: the bus does not answer.
+        """
+        assert scope.since is not None
+        assert scope.until is not None
+        pattern = self._build_pattern(kind, scope.domains) or self.bus.subjects.every(kind)
+        ends = []
+        for at in (scope.since, scope.until):
+            messages = self.bus.read(kind, subject=pattern, start=to_datetime(at), batch=1)
+            async with aclosing(messages):
+                raw = await self._read_next(messages)
+            ends.append(raw.seq if raw is not None else await self._find_end(kind))
+        first, last = ends
+        places = sorted({first + (last - first) * i // count for i in range(count)})
+        found: dict[int, RecordedMessage] = {}
+        for group in range(0, len(places), _AT_ONCE):
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    asked = [self.bus.find_next(kind, pattern, seq) for seq in places[group : group + _AT_ONCE]]
+                    raws = await asyncio.gather(*asked)
+            except TimeoutError:
+                raise BusError(self.failure or f"the bus did not answer within {_TIMEOUT_S:g} s") from None
+            found |= {raw.seq: _from_raw(kind, raw) for raw in raws if raw is not None}
+        return [one for _, one in sorted(found.items()) if scope.selects(one) and one.time <= scope.until]
+
+    async def has_any(self, kind: str, since: datetime) -> bool:
+        """Return whether the bus holds a message of a kind from a time on."""
+        messages = self.bus.read(kind, start=since, batch=1)
+        async with aclosing(messages):
+            return await self._read_next(messages) is not None
+
+    async def _find_end(self, kind: str) -> int:
+        info = await self.bus.stream_info(KIND_TYPES[kind])  # type: ignore[type-var]
+        return 0 if info is None else info.last
+
     async def _read_kind(self, kind: str, scope: MessageRange) -> AsyncGenerator[RecordedMessage, None]:
         since = scope.begins_at(kind)
         start: Start = "all" if since is None else to_datetime(since)
-        raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start)
+        raws = self.bus.read(kind, subject=self._build_pattern(kind, scope.domains), start=start, batch=_BATCH)
         async with aclosing(raws):
             while (raw := await self._read_next(raws)) is not None:
                 message = _from_raw(kind, raw)

@@ -164,3 +164,8 @@ def list_workloads(message: Message) -> Sequence[str]:
     if isinstance(message, Definition):
         return [one.key for of in (message.configuration.critical, message.configuration.targets) for one in of]
     return []
+
+
+def definition_of(domain: str) -> str:
+    """The definition that an instance is of, by the instance's name; empty where it is a domain of its own."""
+    return domain.rpartition("@")[0]

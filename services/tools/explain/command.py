@@ -10,10 +10,11 @@ import click
 
 from schemas.definition import Definition
 from schemas.domain import Domain
-from schemas.messages import Action, Decision, InvalidMessage, LinkEstimate, Sample, State
+from schemas.link import LinkEstimate
+from schemas.messages import Action, Decision, InvalidMessage, Sample, State
 from services.bus import envelope
 from services.control import Controller, RejectedSample
-from services.control.enforcement import fills
+from services.control.observation import fills
 from services.runtime.exit_codes import ExitCode
 from services.tools.common.bus_reader import MessageRange
 from services.tools.common.formatting import (

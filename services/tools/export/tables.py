@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from schemas.messages import CriticalMeasure, Decision, LinkEstimate, Sample, TargetDecision, TargetMeasure
+from schemas.link import LinkEstimate
+from schemas.messages import CriticalMeasure, Decision, Sample, TargetDecision, TargetMeasure
 
 Type = Literal["time", "text", "integer", "number", "yes or no"]
 Row = tuple[Any, ...]

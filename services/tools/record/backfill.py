@@ -11,7 +11,7 @@ from msgspec import structs
 from schemas.config import Config
 from schemas.messages import Sample
 from schemas.units import Duration
-from services.sampler.sample_builder import build_sample
+from services.sampler.loop import build_sample
 from services.sampler.source_factory import open_source
 
 _POINTS = 500

@@ -26,7 +26,7 @@ from services.runtime import logging_setup, service
 from services.runtime.config_loader import ConfigError, load
 from services.runtime.exit_codes import ExitCode
 from services.runtime.option_types import ConfigFile, ResultFile
-from services.sampler.sample_builder import explain_blindness
+from services.sampler.loop import explain_blindness
 from services.sampler.source import NoData
 from services.sampler.workloads import metric_names
 from services.tools.common.bus_reader import BusError, BusReader, MessageRange, connect_reader

@@ -11,8 +11,7 @@ from typing import Any
 from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, DeadLetter, Decision, InvalidMessage, Overrun, Sample, TargetDecision
-from services.control.enforcement import fills
-from services.control.observation import Observer
+from services.control.observation import Observer, fills
 from services.tools.common.formatting import decode_message, per_pod_targets
 from services.tools.common.recording import RecordedMessage
 from services.tools.report.downsampling import Curve

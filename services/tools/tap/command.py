@@ -214,7 +214,7 @@ class _LiveTable:
         self.reader: BusReader | None = None
 
     def press(self, key: str) -> None:
-        self.view.press(key, self._status)
+        self.view.press(key, self._status, time.monotonic())
         self._changed.set()
 
     async def take(self, messages: AsyncGenerator[RecordedMessage, None], printer: "_Printer") -> None:

@@ -1,16 +1,24 @@
 """The state behind the live table: the latest of every domain, updated by each message.  Pure."""
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import KINDS, Action, CriticalMeasure, DeadLetter, Decision, Message, Sample
+from services.tools.common.formatting import definition_of
 
 HISTORY = 40
 """How many samples the small curves show."""
 NEAR = 0.8
 """Latency above this share of an SLO is near it."""
+SILENT_S = 5.0
+"""A domain without any message for this long is silent."""
+State = Literal["broken", "blind", "silent", "waiting", "near", "good"]
+"""How a domain fares, the most urgent first."""
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass
@@ -71,6 +79,30 @@ class DomainStatus:
         self.limits = {key: one for key, one in self.limits.items() if key in keys}
         self.actions = {key: one for key, one in self.actions.items() if key in keys}
 
+    def judge(self, now: float) -> State:
+        """Judge how the domain fares at ``now``, seconds by this process's clock."""
+        decision = self.decision
+        if decision is None:
+            return "waiting"
+        if now - self.seen > SILENT_S:
+            return "silent"
+        if decision.violated:
+            return "broken"
+        if decision.stress is None:
+            return "blind"
+        return "near" if decision.stress > NEAR else "good"
+
+    @property
+    def limit(self) -> int | None:
+        """The sum of the targets' limits, kbit/s; None before the first."""
+        return sum(target.limit for target in self.decision.targets) if self.decision is not None else None
+
+    @property
+    def sent(self) -> int | None:
+        """What all targets sent in the last window, kbit/s; None where nothing is known."""
+        known = [rate for target in self.targets() if (rate := self.throughput(target)) is not None]
+        return sum(known) if known else None
+
     def throughput(self, target: str) -> int | None:
         """Return what a target sent in the last window, kbit/s."""
         found = self.sample.targets if self.sample is not None else ()
@@ -107,16 +139,41 @@ class BusStatus:
         else:
             status.actions[message.target] = message
 
-    def sort_worst_first(self) -> list[DomainStatus]:
-        """Return the domains, the most urgent first; equal ones by name."""
+    def sort_worst_first(self, now: float = 0.0) -> list[DomainStatus]:
+        """Return the domains at ``now``, the most urgent first; equal ones by name."""
+        return sorted(self.domains.values(), key=lambda one: (STATES.index(one.judge(now)), one.name))
 
-        def urgency(status: DomainStatus) -> tuple[int, str]:
-            decision = status.decision
-            if decision is None:
-                return 2, status.name
-            if decision.violated:
-                return 0, status.name
-            stress = decision.stress
-            return 1 if stress is None else 3 if stress > NEAR else 4, status.name
 
-        return sorted(self.domains.values(), key=urgency)
+@dataclass(frozen=True)
+class Group:
+    """The instances of one definition, taken together."""
+
+    definition: str
+    counts: dict[State, int]
+    """By state, the most urgent first; only those that occur."""
+    worst: DomainStatus
+    """The instance whose latency is the most beside its SLO."""
+    limit: int
+    """What all instances together may send, kbit/s; and what they sent."""
+    sent: int
+
+    @property
+    def size(self) -> int:
+        """How many instances there are."""
+        return sum(self.counts.values())
+
+
+def group_instances(domains: Iterable[DomainStatus], now: float) -> list[Group]:
+    """Group the instances by definition: the group with the most urgent instance first."""
+    members: dict[str, list[DomainStatus]] = {}
+    for one in domains:
+        if name := definition_of(one.name):
+            members.setdefault(name, []).append(one)
+    groups = []
+    for name, instances in members.items():
+        states = [one.judge(now) for one in instances]
+        counts = {state: states.count(state) for state in STATES if state in states}
+        worst = max(instances, key=lambda one: (one.decision.stress or 0.0) if one.decision else 0.0)
+        limit, sent = (sum(getattr(one, figure) or 0 for one in instances) for figure in ("limit", "sent"))
+        groups.append(Group(definition=name, counts=counts, worst=worst, limit=limit, sent=sent))
+    return sorted(groups, key=lambda one: (*(-one.counts.get(state, 0) for state in STATES[:-1]), one.definition))

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich import box, console
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -11,12 +11,18 @@ from rich.text import Text
 from schemas.domain import Critical
 from schemas.messages import CriticalMeasure
 from services.tools.common.formatting import RULES, describe_outcome, format_ms, format_rate, per_pod_targets
-from services.tools.tap.state import NEAR, BusStatus, DomainStatus
+from services.tools.tap.state import NEAR, BusStatus, DomainStatus, Group, State, group_instances
 from services.tools.tap.view import HELP, LiveView
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SILENT_S = 5.0
 _LINES_AROUND = 6
+_LEAST_PANEL = 4
+"""Lines that any domain takes in full, at least."""
+_GROUP_LINES = 4
+"""Around the rows of the table of definitions."""
+_COLOURS: dict[State, str] = {"broken": "red", "blind": "yellow", "silent": "yellow", "waiting": "yellow"}
+_WORDS: dict[State, str] = {"broken": "SLO broken", "near": "near their SLOs", "good": "within their SLOs"}
+"""Where a state is not its own word."""
 _WIDE = 130
 _CURVE = 14
 _LONGEST_NAME = 60
@@ -36,14 +42,13 @@ def build_table(
     """
     width, height = size
     view = view or LiveView()
-    domains = view.select(status)
-    panels = [_build_panel(one, now, wide=width >= _WIDE) for one in domains]
+    domains = view.select(status, now)
+    # A thousand panels that nobody sees would take seconds.
+    fits = len(domains) * _LEAST_PANEL < height
+    panels = [_build_panel(one, now, wide=width >= _WIDE) for one in domains] if fits else []
     body: list[RenderableType] = [panel for panel, _ in panels]
-    if sum(lines for _, lines in panels) + 1 > height:
-        shown = max(height - _LINES_AROUND, 1)
-        body = [_build_compact_table(domains[:shown], now)]
-        if len(domains) > shown:
-            body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
+    if not fits or sum(lines for _, lines in panels) + 1 > height:
+        body = _build_overview(domains, now, height)
     if view.help:
         keys = Table.grid(padding=(0, 2))
         for key, meaning in HELP:
@@ -56,20 +61,50 @@ def build_table(
     if status.dead is not None:
         foot.append(f"{status.counts['dead']:,} put aside, last: {status.dead.reason}   ", style="yellow")
     foot.append(failure or view.describe(), style="bold red" if failure else "dim")
-    return Group(*body, foot)
+    return console.Group(*body, foot)
 
 
 def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:
     """Describe a domain's state in a few words, with its colour."""
-    if one.decision is None:
-        return "nothing decided yet", "yellow"
-    if now - one.seen > _SILENT_S:
-        return f"silent for {now - one.seen:.0f} s", "yellow"
-    if one.decision.violated:
-        return "SLO broken", "red"
-    if one.decision.stress is None:
-        return "blind", "yellow"
-    return "within its SLOs", "green"
+    state = one.judge(now)
+    words = {"waiting": "nothing decided yet", "silent": f"silent for {now - one.seen:.0f} s", "broken": "SLO broken"}
+    return words.get(state, "blind" if state == "blind" else "within its SLOs"), _COLOURS.get(state, "green")
+
+
+def _build_overview(domains: Sequence[DomainStatus], now: float, height: int) -> list[RenderableType]:
+    """Build one line for each definition with instances, and below it one for each domain while there is room."""
+    groups = [group for group in group_instances(domains, now) if group.size > 1]
+    # The worst instances matter more than the last definitions.
+    kept = groups[: max((height - _LINES_AROUND - _GROUP_LINES) // 3, 0)]
+    shown = max(height - _LINES_AROUND - (len(kept) + _GROUP_LINES if kept else 0), 1)
+    body: list[RenderableType] = [_build_group_table(kept)] if kept else []
+    body.append(_build_compact_table(domains[:shown], now))
+    if len(domains) > shown:
+        body.append(Text(f"and {len(domains) - shown} more domains in no worse state", style="dim"))
+    return body
+
+
+def _build_group_table(groups: Sequence[Group]) -> Table:
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    found.add_column("definition", no_wrap=True, overflow="ellipsis", max_width=_LONGEST_NAME)
+    for column in ("instances", "worst", "limits", "goodput"):
+        found.add_column(column, no_wrap=True, justify="right")
+    found.add_column("how they fare", no_wrap=True, overflow="ellipsis", ratio=1)
+    for group in groups:
+        states = [
+            Text(f"{count:,} {_WORDS.get(state, state)}", style=_COLOURS.get(state, "green"))
+            for state, count in group.counts.items()
+        ]
+        stress = group.worst.decision.stress if group.worst.decision else None
+        found.add_row(
+            group.definition,
+            f"{group.size:,}",
+            "-" if stress is None else f"{stress:.2f}",
+            "per pod" if per_pod_targets(group.worst.domain) else format_rate(group.limit),
+            format_rate(group.sent),
+            Text(", ").join(states),
+        )
+    return found
 
 
 def _build_panel(one: DomainStatus, now: float, *, wide: bool) -> tuple[Panel, int]:
@@ -90,7 +125,7 @@ def _build_panel(one: DomainStatus, now: float, *, wide: bool) -> tuple[Panel, i
     name = one.name if len(one.name) <= _LONGEST_NAME else f"{one.name[: _LONGEST_NAME - 1]}…"
     title = Text.assemble((name, "bold"), "  ", (state, colour))
     broken = f"{one.violated:,} of {one.samples:,} windows broke an SLO, {one.blind:,} blind"
-    panel = Panel(Group(*rows), title=title, title_align="left", subtitle=broken, subtitle_align="right")
+    panel = Panel(console.Group(*rows), title=title, title_align="left", subtitle=broken, subtitle_align="right")
     return panel, lines + (one.decision is not None) + 2
 
 
@@ -167,15 +202,13 @@ def _build_compact_table(domains: Sequence[DomainStatus], now: float) -> Table:
     for one in domains:
         state, colour = _describe_state(one, now)
         stress = one.decision.stress if one.decision else None
-        limits = [series.values[-1] or 0 for series in one.limits.values()]
-        sent = [rate for target in one.targets() if (rate := one.throughput(target)) is not None]
         found.add_row(
             one.name,
             Text(state, style=colour),
             "-" if stress is None else f"{stress:.2f}",
             _draw_curve(list(one.stress.values)[-20:], 1.0),
-            "per pod" if per_pod_targets(one.domain) else format_rate(sum(limits)) if limits else "-",
-            format_rate(sum(sent)) if sent else "-",
+            "per pod" if per_pod_targets(one.domain) else format_rate(one.limit),
+            format_rate(one.sent),
             _describe_reason(one) if one.decision else "",
         )
     return found

@@ -43,8 +43,8 @@ class LiveView:
     quit: bool = False
     speed: float = 1.0
 
-    def press(self, key: str, status: BusStatus) -> None:
-        """Take a key: a character, or ``up``, ``down``, ``enter``, ``escape``, ``backspace``."""
+    def press(self, key: str, status: BusStatus, now: float = 0.0) -> None:
+        """Take a key at ``now``: a character, or ``up``, ``down``, ``enter``, ``escape``, ``backspace``."""
         if self.typing:
             if key == "backspace":
                 self.filter = self.filter[:-1]
@@ -54,7 +54,7 @@ class LiveView:
             self.typing = key not in ("enter", "escape")
             return
         if key in ("n", "p", "up", "down"):
-            self._step(1 if key in ("n", "down") else -1, status)
+            self._step(1 if key in ("n", "down") else -1, status, now)
         elif key == "escape":
             self.domain, self.filter, self.help = None, "", False
         elif key == "s":
@@ -68,24 +68,24 @@ class LiveView:
         self.paused ^= key == " "
         self.quit |= key == "q"
 
-    def _step(self, by: int, status: BusStatus) -> None:
-        names = [one.name for one in self._sort(status)]
+    def _step(self, by: int, status: BusStatus, now: float) -> None:
+        names = [one.name for one in self._sort(status, now)]
         if names:
             at = names.index(self.domain) + by if self.domain in names else 0 if by > 0 else -1
             self.domain = names[at % len(names)]
 
-    def select(self, status: BusStatus) -> list[DomainStatus]:
-        """Select and sort the domains to show."""
-        found = self._sort(status)
+    def select(self, status: BusStatus, now: float = 0.0) -> list[DomainStatus]:
+        """Select and sort the domains to show at ``now``, seconds by this process's clock."""
+        found = self._sort(status, now)
         if self.domain is not None:
             return [one for one in found if one.name == self.domain]
         return found
 
-    def _sort(self, status: BusStatus) -> list[DomainStatus]:
+    def _sort(self, status: BusStatus, now: float) -> list[DomainStatus]:
         wanted = self.filter.casefold()
         found = [
             one
-            for one in status.sort_worst_first()
+            for one in status.sort_worst_first(now)
             if wanted in f"{one.name} {one.decision.policy if one.decision else ''}".casefold()
         ]
         if self.order is Order.NAME:
@@ -93,7 +93,7 @@ class LiveView:
         elif self.order is Order.STRESS:
             found.sort(key=lambda one: -(one.decision.stress or 0.0) if one.decision else 1.0)
         elif self.order is Order.LIMIT:
-            found.sort(key=lambda one: -sum(target.limit for target in one.decision.targets) if one.decision else 1)
+            found.sort(key=lambda one: -one.limit if one.limit is not None else 1)
         return found
 
     def describe(self) -> str:

@@ -11,7 +11,7 @@ import { hideTip, showTip } from "./tip.js";
 
 const SPANS = { "1 min": 60e3, "5 min": 300e3, "15 min": 900e3, "1 h": 3600e3, "6 h": 21600e3, "24 h": 86400e3 };
 const HEADS = { p95: "P95", jitter: "Jitter" };
-const LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
+const LONG_MS = 3600e3, LOAD_MS = 250, BUSY_MS = 600, ROWS = 12;
 
 const MARKS = [["●", "--c2", "raise"], ["●", "--c1", "lower"], ["▼", "--bad", "cut: an SLO is broken"], ["◆", "--c3", "by the actuator itself"], ["◆", "--near", "no data, or paused"], ["◆", "--bad", "fault, or a failed patch"]];
 
@@ -30,8 +30,8 @@ export class DomainPage {
     this.context = context; this.clock = clock; this.name = context.d;
     this.history = new History();
     this.span = Number(context.span) || 300e3;
-    this.asked = 0; this.begin = 0; this.end = 0; this.listed = "";
-    this.badge = el("span", { class: "badge", "data-state": "waiting", text: "…" });
+    this.asked = 0; this.late = []; this.begin = 0; this.end = 0; this.listed = "";
+    this.badge = el("span", { class: "badge", "data-state": "waiting", text: STATES.waiting });
     this.busy = el("span", { class: "soft", role: "status", hidden: true, text: "loading …" });
     this.why = el("p", { class: "soft name" });
     this.tiles = Object.fromEntries(["Worst P95", "Worst jitter", "Limit", "Sent", "Room for best effort", "In charge"].map((name) => {
@@ -64,39 +64,57 @@ export class DomainPage {
     this.setSpan(this.span);
   }
 
-  close() { Object.values(this.plots).forEach((plot) => plot.close()); hideTip(); }
+  close() { this.stop?.abort(); Object.values(this.plots).forEach((plot) => plot.close()); hideTip(); }
 
   setSpan(span) {
     this.span = span;
+    // What is there may be too much, and too coarse.
+    this.stop?.abort(); this.loading = this.isRough = false; this.begin = Infinity;
     for (const button of this.spans.children) button.setAttribute("aria-pressed", String(Number(button.dataset.span) === span));
     this.asked = 0;
   }
 
-  // Loads what is missing of the shown time, and a little around it.
+  // Loads what is missing of the shown time, and a little around it.  A long time of the bus is shown roughly first: all
+  // of its messages take a while, and are given up where another time is wanted.
   async load() {
     const now = this.clock.now(), margin = this.span / 3;
-    if (performance.now() - this.asked < LOAD_MS || this.loading) return;
+    if (performance.now() - this.asked < LOAD_MS || (this.loading && !this.isRough)) return;
     this.asked = performance.now(); this.loading = true;
+    this.stop?.abort();
+    const stop = this.stop = new AbortController(); this.late = [];
     const since = Math.floor(now - this.span - margin), until = this.clock.live ? null : Math.ceil(Math.min(now + margin, this.clock.latest() + 1));
     const busy = setTimeout(() => { this.busy.hidden = false; }, BUSY_MS);
     try {
-      const found = await get("domain", { source: this.context.s, domain: this.name, since: Math.max(since, 0), until });
-      this.history.replace(found);
-      this.begin = since; this.end = this.clock.live ? Infinity : until;
-      this.settings = found.settings ?? this.settings;
-      if (found.now) this.showNow(found.now);
-      this.apply();
-      this.clock.say(null);
+      const asked = { source: this.context.s, domain: this.name, since: Math.max(since, 0), until };
+      const isLong = this.context.s === "live" && this.span >= LONG_MS;
+      for (const rough of isLong ? [true, false] : [false]) {
+        const found = await get("domain", { ...asked, rough: rough || null }, stop.signal);
+        if (stop.signal.aborted) return;
+        this.history.replace(found);
+        // What arrived meanwhile is not in the answer.
+        for (const update of this.late) this.history.merge(update, 0);
+        this.begin = since; this.end = this.clock.live ? Infinity : until;
+        this.settings = found.settings ?? this.settings;
+        if (found.now && !(rough && this.clock.live)) this.showNow(found.now);
+        this.apply();
+        this.clock.say(null);
+        this.isRough = rough; setText(this.busy, rough ? "a rough view; loading all of it …" : "loading …"); this.busy.hidden = !rough;
+      }
     } catch (error) {
+      if (stop.signal.aborted) return;
       this.clock.say(error.message);
       this.asked = performance.now() + 2000;
-    } finally { this.loading = false; clearTimeout(busy); this.busy.hidden = true; }
+    } finally {
+      clearTimeout(busy);
+      if (this.stop === stop) { this.loading = this.isRough = false; this.busy.hidden = true; this.late = []; }
+    }
   }
 
   refresh() { this.begin = Infinity; this.asked = 0; }
 
   update(event) {
     if (event.history.name !== this.name || !this.clock.live) return;
+    if (this.loading) this.late.push(event.history);
     this.history.merge(event.history, this.clock.now() - Math.max(this.span * 1.5, 120e3));
     this.apply();
   }
@@ -160,7 +178,7 @@ export class DomainPage {
 
   list(begin, now) {
     const marks = this.history.marks.slice(firstFrom(this.history.times, begin), firstFrom(this.history.times, now + 1)).slice(-ROWS).reverse();
-    this.none.hidden = marks.length > 0;
+    this.none.hidden = marks.length > 0 || this.isRough;
     this.table.replaceChildren(...marks.map((mark) => el("tr", {},
       el("td", { class: "when" }, el("button", { type: "button", class: "text", onclick: () => this.open(mark) }, clock(mark.t))), el("td", { text: mark.kind }),
       el("td", {}, nameOf(mark.target)), el("td", { class: "n", text: rate(mark.limit) }), el("td", { class: "words", text: clean(mark.text) }))));

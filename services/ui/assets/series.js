@@ -13,7 +13,7 @@ const LOOKS = {
 };
 const WORDS = { limit: "limit", sent: "sent", shadow: "in the shadow", safe: "safe load (the knee)", expected: "critical load to come", p95: "", jitter: "" };
 
-const TRIMMED = 256;
+const TRIMMED = 256, LEAST_GAP_MS = 15000;
 
 export function labelOf(one) {
   return one.label ?? (one.name ? `${one.name} ${WORDS[one.kind]}`.trim() : WORDS[one.kind]);
@@ -27,6 +27,7 @@ export class History {
   replace(found) {
     this.curves.clear(); this.known.clear(); this.marks = []; this.times = []; this.shades = [];
     this.merge(found, 0);
+    for (const curve of this.curves.values()) curve.gap = widestStep(curve.t);
   }
 
   // Adds what is new, and forgets what is older than `oldest`.
@@ -82,6 +83,12 @@ function add(curve, time, value) {
   const i = firstFrom(curve.t, time);
   if (curve.t[i] === time) curve.v[i] = value;
   else { curve.t.splice(i, 0, time); curve.v.splice(i, 0, value); }
+}
+
+// The longest time between two points that a line may join, ms: the points of a long time lie far from each other.
+function widestStep(times) {
+  const steps = times.slice(1).map((time, i) => time - times[i]).sort((a, b) => a - b);
+  return Math.max(LEAST_GAP_MS, 3 * (steps[steps.length >> 1] ?? 0));
 }
 
 // Trims a curve in large steps: to move thousands of points for each new one would be slow.

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from schemas.config import Http, Kubernetes
+from schemas.config import Kubernetes
+from schemas.http import Http
 from services.kube import access
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
@@ -182,8 +183,7 @@ async def test_the_fail_safe_limit_comes_over_an_empty_token(
         server.config = Kubernetes(kubeconfig=str(path))
         with ActuatorProcess(tmp_path, nats.url, server, dead_man="3s") as process:
             await process.is_ready()
-            await decider.publish_limit("60M", good_for=3 * S)
-            await scene.wait_for_limits("60M", ["30M"] * 2)
+            await scene.enforce(decider, "60M", ["30M"] * 2, good_for=3 * S)
             token.write_text("", encoding="ascii")
 
             async def says_why() -> bool:

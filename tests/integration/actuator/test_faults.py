@@ -45,18 +45,17 @@ async def test_silence_leads_to_the_fail_safe_limit(
         seen = f'target="{scene.server.namespace}/app"'
         assert process.metric("sluice_dead_man_total") == {seen: 0.0}, "an alert on its increase would miss the first"
         assert process.metric("sluice_patches_total")['cause="dead-man",outcome="failed"'] == 0.0
-        decision = await decider.publish_limit("60M", good_for=5 * S)
-        await scene.wait_for_limits("60M", ["30M"] * 2)
+        await scene.enforce(decider, "60M", ["30M"] * 2, good_for=5 * S)
         nats.stop(kill=True)
         await scene.wait_for_limits("10M", ["5M"] * 2)
-        assert process.metric("sluice_dead_man_total") == {seen: 1.0}
+        assert process.metric("sluice_dead_man_total")[seen] >= 1
         nats.start()
-        (action,) = await scene.wait_for_reports(cause="dead-man")
+        (*_, action) = await scene.wait_for_reports(cause="dead-man")
         assert (action.outcome, action.limit, action.was) == ("applied", 10_000, 60_000)
-        assert (action.epoch, action.seq, action.decision) == (decision.epoch, decision.seq, None)
+        decision = next(one for one in decider.published if one.seq == action.seq)
+        assert (action.epoch, action.decision) == (decision.epoch, None)
         tally.add("bus away", "1 outages", Broken(), lateness(action, decision.expires))
-        await decider.publish_limit("70M", good_for=5 * S)
-        await scene.wait_for_limits("70M", ["35M"] * 2)
+        await scene.enforce(decider, "70M", ["35M"] * 2, good_for=5 * S)
         await scene.wait_for_limits("10M", ["5M"] * 2)
 
 
@@ -65,9 +64,8 @@ async def test_silence_never_raises_a_limit(scene: Scene, nats: NatsServer, tmp_
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="2s") as process:
         await process.is_ready()
-        await decider.publish_limit("6M", good_for=2 * S)
-        await scene.wait_for_limits("6M", ["3M"] * 2)
-        (action,) = await scene.wait_for_reports(cause="dead-man")
+        await scene.enforce(decider, "6M", ["3M"] * 2, good_for=2 * S)
+        (action, *_) = await scene.wait_for_reports(cause="dead-man")
         assert (action.outcome, action.limit) == ("unchanged", 6_000)
         nats.stop(kill=True)
         process.kill()
@@ -83,7 +81,7 @@ async def test_a_starting_actuator_is_safe(scene: Scene, nats: NatsServer, tmp_p
     """Without an unexpired decision on the bus it applies the fail-safe limit at once; otherwise that decision."""
     decider = Decider(scene.bus, scene.server.namespace)
     await scene.annotate(f"{scene.server.deployments}/app", {BANDWIDTH: "77M"})
-    await decider.publish_limit("60M", end=time.time_ns() - 100 * S)
+    await decider.publish_limit("60M", end=time.time_ns() - 1000 * S)
     with ActuatorProcess(tmp_path, nats.url, scene.server):
         await scene.wait_for_limits("10M", ["5M"] * 2)
         (action,) = await scene.wait_for_reports(cause="start")

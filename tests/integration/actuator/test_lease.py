@@ -76,7 +76,8 @@ async def test_the_standby_takes_over_when_the_holder_is_killed(scene: Scene, na
             await scene.wait_for_limits("20M", ["10M"] * 2)
             print(f"{scene.server.name}: the cut is in force {time.monotonic() - killed:.2f} s after the kill")
             later = await new_holder(scene, holder)
-            # Nobody but the two wrote, and no decision twice.
+            # Nobody but the two wrote, and no decision twice.  A report follows its patches.
+            await scene.wait_for_reports(decision=cut.id)
             assert [one.decision for one in await scene.actions() if one.cause == "decision"][-1] == cut.id
             assert [one.outcome for one in await scene.actions() if one.outcome == "skipped"] == []
             first.start()

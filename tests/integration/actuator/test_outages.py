@@ -140,8 +140,7 @@ async def test_the_dead_man_waits_for_the_api_server(
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path, nats.url, scene.server, dead_man="5s") as process:
         await process.is_ready()
-        await decider.publish_limit("60M", good_for=5 * S)
-        await scene.wait_for_limits("60M", ["30M"] * 2)
+        await scene.enforce(decider, "60M", ["30M"] * 2, good_for=5 * S)
         await outage.down()
         await eventually(lambda: is_unready(process))
         await decider.publish_limit("70M", good_for=5 * S)

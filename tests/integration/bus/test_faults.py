@@ -14,8 +14,8 @@ from schemas.config import BusConfig
 from schemas.messages import DeadLetter, Sample, encode
 from services.bus import consumer
 from services.bus.bus import Bus, Conflict, Received, TooLarge, Unreadable
+from services.bus.connection import ApiError
 from services.bus.envelope import RawMessage
-from services.bus.session import ApiError
 from tests.support.bus_keys import join, publish, sample, take
 from tests.support.fault_tally import Broken, Tally
 from tests.support.nats_server import NatsServer

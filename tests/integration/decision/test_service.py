@@ -16,7 +16,8 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from schemas.messages import DeadLetter, Decision, LinkEstimate, Rule, Sample, encode
+from schemas.link import LinkEstimate
+from schemas.messages import DeadLetter, Decision, Rule, Sample, encode
 from services.bus.bus import Bus
 from services.control import Controller
 from services.control.policies.learned.knee import Knee

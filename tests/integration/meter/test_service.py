@@ -8,31 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.plant.kube_emulator.emulator import Emulator
-from tests.support.meters import run_meter
+from tests.support.meters import add_pod, build_emulator, run_meter
 from tests.support.node_network import NodeNetwork
 from tests.support.ports import free_port
 from tests.support.waiting import until
-
-
-def add_pod(emulator: Emulator, name: str, address: str, node: str = "n1") -> None:
-    """Add a running pod without an owner: the emulator removes the pods of an owner that it has not."""
-    tree = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "factory"},
-        "spec": {"nodeName": node, "containers": [{"name": "app", "image": "app:1"}]},
-    }
-    emulator.apply([tree])
-    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-    emulator.objects.update(("pods", "factory", name), lambda tree: tree | {"status": status}, status=True)
-
-
-def build_emulator(port: int | None = None) -> Emulator:
-    """An API without a kubelet."""
-    emulator = Emulator(starts_after=None, port=port)
-    emulator.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "factory"}}])
-    return emulator
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -111,8 +111,10 @@ class Scene(msgspec.Struct):
 
 
 @asynccontextmanager
-async def working(server: Server, bus: Bus | None = None) -> AsyncIterator[Scene]:
-    """What the actuator does for resources, while the context lasts."""
+async def working(
+    server: Server, bus: Bus | None = None, places: Mapping[str, str] | None = None
+) -> AsyncIterator[Scene]:
+    """What the actuator does for resources, while the context lasts; ``places`` has the instances' names."""
     definitions = DefinitionSet((), Duration(S // 2))
     async with KubeClient.connect(server.config) as client:
         domains = ResourceDomains(
@@ -122,6 +124,7 @@ async def working(server: Server, bus: Bus | None = None) -> AsyncIterator[Scene
             on_change=lambda: None,
             set_note=lambda _about, _text: None,
             is_in_charge=lambda: True,
+            find_instances=lambda _template: places or {},
         )
         domains.keeper.bus = bus
         task = asyncio.create_task(domains.run())
@@ -177,9 +180,9 @@ async def test_an_invalid_generation_leaves_the_one_before_in_force(server: Serv
         await scene.holds("line")
 
 
-async def publish(bus: Bus, namespace: str, p95: float, limit: int, *, violated: bool = False) -> None:
+async def publish(bus: Bus, namespace: str, p95: float, limit: int, *, violated: bool = False, place: str = "") -> None:
     """What sampler, decision service and actuator say of one period."""
-    name, end = f"{namespace}/line", time.time_ns() // 10**6 * 10**6
+    name, end = f"{namespace}/line{place}", time.time_ns() // 10**6 * 10**6
     sample = Sample(
         domain=name,
         start=end - 2 * S,
@@ -214,6 +217,29 @@ async def publish(bus: Bus, namespace: str, p95: float, limit: int, *, violated:
     await bus.publish(subjects.sample(name), sample, msg_id=sample.id)
     await bus.publish(subjects.decision(name), decision, msg_id=decision.id)
     await bus.publish(subjects.action(name, action.target), action, msg_id=action.id)
+
+
+async def test_the_status_of_a_definition_counts_its_instances(server: Server, nats: NatsServer) -> None:
+    """With ``per`` the status has each instance that is there now, by its last messages, and names the worst."""
+    places = {"node-1": "@node-1", "node-2": "@node-2", "node-3": "@node-3"}
+    names = {on: f"{server.namespace}/line{place}" for on, place in places.items()}
+    async with join(nats.url, "sluice") as bus, working(server, bus, names) as scene:
+        await create(server, per="node")
+        await scene.has_status(state="Waiting", instances=[{"state": "Waiting", "count": 3}])
+        for on, place in places.items():
+            p95 = 0.006 if on == "node-2" else 0.001
+            await publish(bus, server.namespace, p95, 10_000, violated=on == "node-2", place=place)
+        await publish(bus, server.namespace, 0.02, 10_000, violated=True, place="@node-gone")
+        counts = [{"state": "Violated", "count": 1}, {"state": "Holds", "count": 2}]
+        status = await scene.has_status(state="Violated", instances=counts)
+        assert status["worst"][0] == {
+            "on": "node-2",
+            "state": "Violated",
+            "stress": "300%",
+            "limit": "10M",
+            "reason": "violation: cut",
+        }
+        assert conditions(status)["Blind"] == ("False", "Measured")
 
 
 async def test_the_status_follows_the_run(server: Server, nats: NatsServer) -> None:

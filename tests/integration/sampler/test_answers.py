@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from schemas.config import Http, Prometheus, Scrape, Signal
+from schemas.config import Prometheus, Scrape, Signal
+from schemas.http import Http
 from services.sampler.source import NoData
 from tests.integration.sampler.test_sources import EPOCH, ROBOT, Name, history, now, robot, settings, source_for
 from tests.support.broken_server import BrokenServer

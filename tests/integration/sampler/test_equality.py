@@ -16,8 +16,7 @@ from schemas.units import Duration
 from services.common.histogram import BOUNDS
 from services.sampler.prometheus.source import PrometheusSource
 from services.sampler.scrape.parser import PageReader
-from services.sampler.scrape.source import ScrapeSource, measure_latency
-from services.sampler.scrape.throughput import measure_throughput
+from services.sampler.scrape.source import ScrapeSource, measure_latency, measure_throughput
 from services.sampler.scrape.window import PageWindow
 from services.sampler.source import Measurements
 from services.sampler.workloads import Workloads, metric_names

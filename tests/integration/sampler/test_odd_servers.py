@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from schemas.config import Http
+from schemas.http import Http
 from services.runtime.health import Health, serve
 from services.sampler.source import NoData
 from tests.integration.sampler.test_answer_fuzz import FIGURES, MARKS, Reply, backend

@@ -12,8 +12,8 @@ from schemas.config import Prometheus, Scrape, Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import Sample
 from schemas.units import Duration, Rate
+from services.sampler.loop import build_sample, explain_blindness
 from services.sampler.prometheus.by_place import PlacedPrometheusSource
-from services.sampler.sample_builder import build_sample, explain_blindness
 from services.sampler.scrape.source import ScrapeSource
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.broken_server import BrokenServer

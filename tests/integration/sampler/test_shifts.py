@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from schemas.config import BusConfig
 from schemas.definition import Definition, DefinitionSource
 from schemas.domain import Critical, Domain, Target
-from schemas.sharding import Sharding
 from schemas.units import Rate
 from services.bus.bus import Bus
 from services.bus.partitions import PARTITIONS, find_partition
@@ -25,7 +24,7 @@ TARGET = Target(deployment="upload", min=Rate(1000), max=Rate(9000), fail_safe=R
 @asynccontextmanager
 async def sampler(nats: NatsServer, replica: int) -> AsyncIterator[Shifts]:
     """A sampler's part in the sharing, with a connection of its own."""
-    shifts = Shifts(Sharding(replica=replica))
+    shifts = Shifts(replica)
     async with Bus.connect(BusConfig(servers=(nats.url,), prefix="shifts"), "sampler", lambda _: None) as bus:
         task = asyncio.create_task(shifts.run(bus))
         try:
@@ -44,8 +43,6 @@ def owned(*samplers: Shifts) -> list[int]:
 
 async def test_turns_are_shared_and_pass_on(nats: NatsServer) -> None:
     """One sampler has all; a second one gets half; when it goes, its half returns at once."""
-    alone = Shifts(Sharding())
-    assert alone.is_mine("any"), "without a number nothing is shared"
     async with join(nats.url, "shifts") as bus, sampler(nats, 0) as first:
         await until(lambda: all(first.is_mine(name) for name in DOMAINS.values()))  # there is no definition yet
         domain = Domain(name="line", critical=(Critical(workload="robot"),), targets=(TARGET,))
@@ -62,7 +59,7 @@ async def test_turns_are_shared_and_pass_on(nats: NatsServer) -> None:
 async def test_a_lost_bus_changes_nothing() -> None:
     """While the bus is away, nobody is told whose turn it is."""
     now, there = 0.0, True
-    shifts = Shifts(Sharding(replica=1), lambda: there, lambda: now)
+    shifts = Shifts(1, lambda: there, lambda: now)
     shifts.note_turn(find_partition("line"))
     assert shifts.is_mine("line")
     there, now = False, 60.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from schemas.config import Http
+from schemas.http import Http
 from services.sampler.source import NoData
 from tests.integration.sampler.test_answers import with_http
 from tests.integration.sampler.test_sources import Name, now, settings, source_for

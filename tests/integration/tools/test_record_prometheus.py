@@ -12,8 +12,8 @@ from msgspec import structs
 
 from schemas.messages import Sample, decode
 from services.runtime.config_loader import load
+from services.sampler.loop import build_sample
 from services.sampler.prometheus.source import PrometheusSource
-from services.sampler.sample_builder import build_sample
 from services.sampler.workloads import Workloads
 from services.tools.common.recording import RecordingReader
 from tests.integration.sampler.test_equality import PAGES, START, S, open_metrics

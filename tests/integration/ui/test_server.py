@@ -11,10 +11,11 @@ import aiohttp
 import pytest
 from msgspec import structs
 
-from schemas.config import Config
+from schemas.config import BusConfig, Config
 from schemas.definition import Definition, DefinitionSource
 from schemas.messages import Decision, encode
 from schemas.units import Duration
+from services.bench.ui.day import fill_streams
 from services.bus.subjects import Subjects
 from services.control import POLICIES
 from services.tools.common.bus_reader import MessageRange
@@ -26,6 +27,7 @@ from tests.support.commands import sluice
 from tests.support.decision_services import join
 from tests.support.documented_answers import require_documented, require_documented_event
 from tests.support.nats_server import NatsServer
+from tests.support.ports import free_port
 from tests.support.ui_server import publish, recent_stream, serve_page
 from tests.support.waiting import PATIENCE_S
 
@@ -354,3 +356,32 @@ async def test_a_pod_takes_no_recordings(recording: Path) -> None:
             assert "takes no recordings" in (await api.post("recordings", b"x", 404))["error"]
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             assert answer.status == 403
+
+
+async def test_a_long_time_of_the_bus_is_shown_roughly_first(tmp_path: Path) -> None:
+    """Of twenty hours, a few hundred windows come at once; each is one of those that all of it is made of."""
+    leaf = free_port()
+    with NatsServer(tmp_path, f'leafnodes {{ listen: "127.0.0.1:{leaf}", compression: off }}') as nats:
+        of, now, hour = config(2), time.time_ns(), 3600 * S
+        bus = BusConfig(servers=(nats.url,))
+        sent = await fill_streams(bus, leaf, of.domains, 60 * S, range(now - 21 * hour, now - hour))
+        async with serve_page(nats.url, of) as url, aiohttp.ClientSession() as session:
+            api, name = Api(session, url), of.domains[0].name
+            await wait_ready(api, 200)
+            since = (now - 22 * hour) // 10**6
+            whole = await api.get("domain", domain=name, since=since)
+            rough = await api.get("domain", domain=name, since=since, rough="true")
+            assert rough["rough"]
+            assert "rough" not in whole
+            all_of_it, some = ({one["kind"]: one for one in found["series"]} for found in (whole, rough))
+            assert {"p95", "sent", "limit"} <= some.keys() == all_of_it.keys()
+            assert sent >= 2 * 2 * 1200
+            for kind in ("p95", "limit"):
+                few, many = some[kind]["t"], all_of_it[kind]["t"]
+                assert len(few) <= 400 < len(many)
+                assert many[0] == few[0]
+                assert many[-1] - few[-1] < 10 * 60_000
+            # What was last is told, although nobody spoke for longer than the page looks back.
+            async with asyncio.timeout(PATIENCE_S):
+                while any(one["state"] == "waiting" for one in (await api.get("overview"))["domains"]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)

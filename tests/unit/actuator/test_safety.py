@@ -13,8 +13,7 @@ from services.actuator.desired_limit import DesiredLimit, Instant
 from services.actuator.refusals import DriftBackOff
 from services.actuator.restore import restore
 from services.actuator.service import Actuator
-from services.bus.connection import Denied
-from services.bus.session import ApiError
+from services.bus.connection import ApiError, Denied
 from services.bus.subjects import Subjects
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient

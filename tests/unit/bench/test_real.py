@@ -10,7 +10,15 @@ from rich.console import Console
 from services.bench.goals import Goal, goals_table
 from services.bench.policies.learned_goals import judge_real
 from services.bench.policies.real import PUBLISHED, QUICK, Selection, plan, select_missing
-from services.bench.policies.real_runs import BY_NAME, BenchConditions, EarlierRuns, scenario_of, signal_of
+from services.bench.policies.real_cases import EXTRA
+from services.bench.policies.real_runs import (
+    BY_NAME,
+    BenchConditions,
+    EarlierRuns,
+    count_false_alarms,
+    scenario_of,
+    signal_of,
+)
 from services.bench.policies.results import (
     SUBJECT,
     UNCONTROLLED,
@@ -90,6 +98,31 @@ def test_a_step_is_a_quarter_of_the_capacity_at_moments_that_the_seed_shifts() -
     steady = scenario_of(Cell(SUBJECT, "steady"), BenchConditions())
     assert (steady.seconds, steady.learning) == (210, 60)
     assert signal_of(0.25).window == S
+
+
+def test_the_further_scenarios_are_what_users_reported() -> None:
+    """A load that swings by half in 20 s, two greedy targets, and BBR.  Only what was played is a goal."""
+    sine, neighbours, bbr = (scenario_of(Cell(SUBJECT, name), BenchConditions()) for name in EXTRA)
+    loads = [load for event in sine.events for load in event.loads.values() if load is not None]
+    assert (min(loads), max(loads), len(loads)) == (12_500, 37_500, sine.seconds)
+    assert [one.load for one in neighbours.apps.targets] == [None, None]
+    assert [one.congestion for one in bbr.apps.targets] == ["bbr"]
+    assert {one.learning for one in (sine, neighbours, bbr)} == {60}
+    goals = goals_of([run("sine", violation_seconds=1, goodput=0.92), run("bbr", goodput=0.91)])
+    seen = {name: goal.met for name, goal in goals.items() if name.startswith(EXTRA)}
+    assert seen == {
+        "sine: SLO violation": False,
+        "sine: goodput of the oracle's": True,
+        "bbr: SLO violation": True,
+        "bbr: goodput of the oracle's": False,
+    }
+
+
+def test_false_alarms_are_counted_over_all_that_ran_under_control() -> None:
+    """A run that failed tells nothing; one that the machine disturbed does."""
+    alarmed = msgspec.structs.replace(run(), overruns=3)
+    runs = [alarmed, run(invalid=100), run(contender=UNCONTROLLED), Outcome(Cell(SUBJECT, "step"), failed="x")]
+    assert count_false_alarms(runs) == (500 / 60, 3)
 
 
 def test_medians_are_taken_over_the_runs_that_count() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.bus.consumer import ConsumerLost, PullState, SharedPullState
 from services.bus.envelope import Delivery
-from services.bus.pull_state import ConsumerLost, PullState, SharedPullState
 
 
 def delivery(seq: int, number: int, count: int = 1) -> Delivery:

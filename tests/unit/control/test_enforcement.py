@@ -8,7 +8,7 @@ from schemas.messages import CriticalMeasure, Decision, Sample, TargetMeasure
 from schemas.units import Rate
 from services.bench.policies.enforcement import count_false_alarms, play_fault
 from services.control import Controller
-from services.control.enforcement import LONG_NS, fills
+from services.control.observation import LONG_NS, fills
 
 S = 10**9
 PERIOD = S // 2

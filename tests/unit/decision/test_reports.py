@@ -7,7 +7,7 @@ import pytest
 from schemas.domain import Critical, Domain, Target
 from schemas.messages import InForce
 from schemas.units import Rate
-from services.decision.reports import Enforcement, ReportHead
+from services.decision.domain_log import Enforcement, ReportHead
 
 KEY = "default/app"
 DOMAIN = Domain(

@@ -48,6 +48,23 @@ def test_the_file_and_resources_hold_side_by_side() -> None:
     assert known.holding["a"].source == DefinitionSource(name="a")
 
 
+def test_a_new_name_is_one_change() -> None:
+    """In the file at once; of resources once the old one is gone: the target is never with two, nor with none."""
+    known = DefinitionSet((make_domain("line", "x"),), PERIOD)
+    seen: list[tuple[list[str], list[str | None]]] = []
+    known.on_change(lambda names: seen.append((sorted(names), [known.find_owner("default/x")])))
+    known.replace_file((make_domain("track", "x"),))
+    assert seen == [(["line", "track"], ["track"])]
+    known.replace_file(())
+    known.put(make_domain("plant/old", "x"), resource("old"), "2026-01-01T00:00:00Z")
+    seen.clear()
+    refused = known.put(make_domain("plant/new", "x"), resource("new"), "2026-01-02T00:00:00Z")
+    assert "belongs to domain 'plant/old'" in (refused or "")
+    known.withdraw(resource("old"))
+    assert seen == [([], ["plant/old"]), (["plant/new", "plant/old"], ["plant/new"])]
+    assert names_of(known) == ["plant/new"]
+
+
 @pytest.mark.parametrize(
     ("domain", "reason"),
     [

@@ -1,13 +1,16 @@
 """Definitions that stand for an instance for each node, or for each value of a label."""
 
+from typing import Any
+
 import pytest
 from msgspec import UNSET, structs
 
 from schemas.definition import Definition, DefinitionSource
-from schemas.domain import Critical, Domain, Target
+from schemas.domain import Critical, Domain, Enrolment, Target
 from schemas.messages import decode, encode
 from schemas.units import Duration, Rate
 from services.definitions.definition_set import DefinitionSet
+from services.definitions.enrolment import Applicant
 from services.definitions.follower import Follower
 from services.definitions.instances import Instances
 
@@ -95,6 +98,32 @@ def test_a_change_of_the_definition_reaches_every_instance() -> None:
     assert names_of(known) == []
     both = ["floor", "floor@n1", "floor@n2"]
     assert seen == [both, both, ["floor@a"], ["floor", "floor@a"], ["floor"]]
+
+
+def test_a_workload_that_joins_is_a_target_of_every_instance() -> None:
+    """Without a target of its own the definition has no instance before; who leaves, leaves all of them."""
+    bounds: dict[str, Any] = {"min": TARGET.min, "fail_safe": TARGET.fail_safe, "max": TARGET.max}
+    template = structs.replace(make_domain(), targets=(), enrol=Enrolment(namespaces=("plant",), **bounds))
+    definitions = DefinitionSet((template,), PERIOD)
+    known, place = Instances(definitions), ("Deployment", "plant")
+    known.see("floor", on("n1"))
+    assert names_of(known) == []
+    definitions.replace_applicants(place, [Applicant("Deployment", "plant", name, "floor") for name in ("a", "b")])
+    known.see("floor", on("n1", "n2"))
+    assert {one.name: [target.key for target in one.targets] for one in known.domains} == {
+        "floor@n1": ["plant/a", "plant/b"],
+        "floor@n2": ["plant/a", "plant/b"],
+    }
+    seen = watch(known)
+    definitions.replace_applicants(place, [Applicant("Deployment", "plant", "b", "floor")])
+    assert {target.key for one in known.domains for target in one.targets} == {"plant/b"}
+    assert seen == [["floor", "floor@n1", "floor@n2"]]
+    # A process that starts has the instances from the bus, before the API server tells who has the label.
+    published, source = known.domains, known.holding["floor@n1"].source
+    later = Instances(DefinitionSet((template,), PERIOD))
+    for domain in published:
+        later.remember(domain, source)
+    assert later.domains == published
 
 
 def test_instances_on_the_bus_are_taken_up_and_go_if_no_pod_is_there() -> None:

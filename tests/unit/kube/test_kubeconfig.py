@@ -58,8 +58,17 @@ def test_the_header_of_a_request(user: dict[str, Any], header: str, tmp_path: Pa
         assert access.read_authorization() == "Bearer second"
 
 
-def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    """A context without its user."""
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "users: 1", "current-context: here", "contexts: [{}]", "\x00"])
+def test_a_file_that_is_no_kubeconfig_is_named(text: str, tmp_path: Path) -> None:
+    """Whatever the library makes of it."""
+    path = tmp_path / "config"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(KubeConfigError, match=str(path)):
+        asyncio.run(read_kubeconfig(str(path)))
+
+
+def test_a_context_without_its_user_is_named(tmp_path: Path) -> None:
+    """Its name was misspelt."""
     path = Path(write(tmp_path, {}, {"token": "abc"}))
     path.write_text(path.read_text(encoding="utf-8").replace("user: me", "user: you"), encoding="utf-8")
     with pytest.raises(KubeConfigError, match=str(path)):

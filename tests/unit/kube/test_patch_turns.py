@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from services.kube.patch_turns import PatchTurns
+from services.kube.transport import PatchTurns
 from tests.support.virtual_time import VirtualClock, virtual_time
 
 

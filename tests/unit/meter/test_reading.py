@@ -7,7 +7,7 @@ import pytest
 from schemas.config import Signal
 from services.meter.host_network import HostNetwork
 from services.meter.page import PageBuilder
-from services.meter.reading import NodeMeter, PodBytes, Reading
+from services.meter.reading import NodeMeter, OtherSources, PodBytes, Reading
 from services.sampler.scrape.parser import PageReader
 from services.sampler.workloads import Workloads, metric_names
 from tests.support.node_network import NodeNetwork, node_pod
@@ -118,7 +118,7 @@ def test_a_name_from_elsewhere_takes_the_place_of_a_route(node: Node) -> None:
     """Where Cilium's endpoints tell the device."""
     node.network.counters["lxc9"] = (6, 1)
     node.network.write()
-    assert sent(node.meter.read([node_pod("a", "10.0.1.5")], names={"uid-a": "lxc9"})) == {"a": 6}
+    assert sent(node.meter.read([node_pod("a", "10.0.1.5")], OtherSources(names={"uid-a": "lxc9"}))) == {"a": 6}
 
 
 def test_netkit_is_trusted_only_where_the_configuration_says_so(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_kubelet_counts_for_pods_without_a_device(node: Node) -> None:
         ("factory", one.metadata.name): PodBytes(pod=one, sent=1, received=2, source="kubelet", stamp=500)
         for one in (pod, other)
     }
-    reading = node.meter.read([pod, other], elsewhere=kubelet)
+    reading = node.meter.read([pod, other], OtherSources(counters=kubelet))
     assert [(one.source, one.sent, one.stamp) for one in reading.metered] == [("kubelet", 1, 500), ("device", 8, 1000)]
 
 

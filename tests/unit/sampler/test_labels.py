@@ -7,8 +7,8 @@ import pytest
 from schemas.config import Signal
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Duration, Rate
+from services.sampler.loop import build_sample
 from services.sampler.prometheus.queries import build_queries
-from services.sampler.sample_builder import build_sample
 from services.sampler.scrape.parser import PageReader
 from services.sampler.source import LatencyStats, Measurements
 from services.sampler.workloads import Workloads, metric_names

@@ -5,7 +5,7 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, TargetMeasure
 from schemas.units import Duration, Rate
 from services.common.histogram import BOUNDS
-from services.sampler.sample_builder import build_sample, explain_blindness
+from services.sampler.loop import build_sample, explain_blindness
 from services.sampler.source import LatencyStats, Measurements
 
 DOMAIN = Domain(

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from services.actuator.desired_limit import DesiredLimit
-from services.actuator.succession import Succession
+from services.actuator.ownership import Succession
 from services.control import shield
 from tests.closed_loop.conformance import find_breach
 from tests.proof import liveness, loop

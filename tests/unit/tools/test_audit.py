@@ -247,6 +247,23 @@ def test_an_action_by_another_cause_keeps_the_chain(sound: Lines) -> None:
     assert run_audit([*lines, line], of, whole=False).breaches == []
 
 
+def test_an_attempt_on_an_earlier_view_breaks_no_chain(sound: Lines) -> None:
+    """A second actuator tried, and nothing was changed; what never was in force, or was changed, is a broken chain."""
+    at = nth(sound, "action", 50)
+    last = decode_message(sound[at])
+    assert isinstance(last, Action)
+    earlier = (decode_message(line) for line in sound[:at])
+    before = [one for one in earlier if isinstance(one, Action) and one.target == last.target]
+    limit = before[-2].limit
+    pods = [{"pod": "pod-0", "uid": "uid-0", "outcome": "failed"}]
+    tried = edit(sound[at], lambda body: body.update(id="tried", outcome="failed", was=limit, pods=pods))
+    assert rules(renumber([*sound[: at + 1], tried, *sound[at + 1 :]])) == set()
+    odd = edit(tried, lambda body: body.update(was=7))
+    assert rules(renumber([*sound[: at + 1], odd, *sound[at + 1 :]])) == {"chain"}
+    done = edit(tried, lambda body: body.update(outcome="applied", pods=[]))
+    assert rules(renumber([*sound[: at + 1], done, *sound[at + 1 :]])) == {"chain"}
+
+
 def test_a_decision_that_is_carried_out_in_two_parts(sound: Lines) -> None:
     """The Pods come first, the Deployment, which another client had changed, later; both found the same value."""
     at = nth(sound, "action", 50)

@@ -1,5 +1,6 @@
 """The live table: its figures for each domain, and its choice of domains if there is not room for all."""
 
+from dataclasses import replace
 from io import StringIO
 
 from msgspec import structs
@@ -139,3 +140,60 @@ def test_the_table_shows_what_was_chosen() -> None:
         screen = StringIO()
         TerminalConsole(width=140, height=60, file=screen).print(build_table(status, 0.0, (140, 60), None, view))
         assert text in screen.getvalue()
+
+
+def fill_fleet(count: int, broken: tuple[int, ...] = (), blind: tuple[int, ...] = ()) -> BusStatus:
+    """A status with so many instances of one definition, and a domain of its own."""
+    template = fill_status(config(1)).domains["cell-0"]
+    assert template.decision is not None
+    status = BusStatus(())
+    status.domains = {"robots": replace(template, name="robots", decision=within(template.decision, 0.2))}
+    for number in range(count):
+        name = f"uplink@node-{number}"
+        decision = within(template.decision, 0.3)
+        if number in broken:
+            decision = structs.replace(decision, violated=True, stress=1.5 + number / 1000)
+        if number in blind:
+            decision = structs.replace(decision, stress=None)
+        status.domains[name] = replace(template, name=name, decision=decision)
+    return status
+
+
+def within(decision: Decision, stress: float) -> Decision:
+    """A decision on a latency that meets its SLO."""
+    return structs.replace(decision, violated=False, stress=stress)
+
+
+def test_a_thousand_instances_are_one_line_and_the_worst_of_them() -> None:
+    """The instances of a definition are counted by state in a line; the broken ones follow, then the blind ones."""
+    status = fill_fleet(1_000, broken=(7, 612, 998), blind=(5,))
+    status.domains["uplink@node-44"].seen = -30.0
+    lines = render(status, (140, 40)).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 140
+    (group,) = [line.split() for line in lines if line.strip().startswith("uplink ")]
+    assert group[:3] == ["uplink", "1,000", "2.50"], "the worst of all"
+    assert "3 SLO broken, 1 blind, 1 silent, 995 within their SLOs" in " ".join(group)
+    names = [line.split()[0] for line in lines if "@" in line]
+    assert names[:5] == ["uplink@node-612", "uplink@node-7", "uplink@node-998", "uplink@node-5", "uplink@node-44"]
+    assert f"and {1_001 - len(names) - 1} more domains" in lines[-2], "the domain of its own has a line too"
+
+
+def test_definitions_leave_room_for_the_worst_instances() -> None:
+    """With more definitions than lines, those without trouble are left out before the worst instance is."""
+    status = fill_fleet(4, broken=(2,))
+    for name in list(status.domains):
+        for number in range(40):
+            status.domains[f"d{number}{name}"] = replace(status.domains[name], name=f"d{number}{name}")
+    text = render(status, (120, 24))
+    assert len(text.splitlines()) <= 24
+    assert "uplink@node-2" in text
+
+
+def test_a_filter_narrows_the_definitions_too() -> None:
+    """What is counted is what passes the filter."""
+    status = fill_fleet(200, broken=(7,))
+    screen = StringIO()
+    table = build_table(status, 1.0, (120, 30), None, LiveView(filter="node-1"))
+    TerminalConsole(width=120, height=30, file=screen).print(table)
+    assert "111 within their SLOs" in screen.getvalue()

@@ -25,7 +25,7 @@ window's stress replaces it.  Limits of one pod each count as many times as thei
 
 from math import inf
 
-from schemas.messages import LinkEstimate
+from schemas.link import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.evidence import Evidence, gather_evidence
 from services.control.policies.learned.gain import follow_gain, tested_limit
