@@ -1,7 +1,14 @@
-"""An API server with thousands of Pods, as far as the actuator and the meter ask it."""
+"""An API server with thousands of Pods, as far as the actuator and the meter ask it.
+
+    python -m services.bench.worst.large_cluster PORT DEPLOYMENTS PODS METADATA OTHERS
+
+A process of its own does not share the processor's time of whoever measures.  ``/limited/1M`` says whether every Pod
+has that bandwidth.
+"""
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
@@ -12,11 +19,23 @@ from aiohttp import web
 from schemas.config import Kubernetes
 from services.kube.objects import BANDWIDTH
 
+NAMESPACE = "large"
+
+
+def name_deployment(number: int) -> str:
+    """The name of one of its Deployments."""
+    return f"app-{number}"
+
+
+def find_address(number: int) -> str:
+    """The address of one of its Pods."""
+    return str(IPv4Address("10.0.0.1") + number)
+
 
 class LargeCluster:
     """An API server with many Pods, in pages; it serves what the actuator asks for, and nothing else."""
 
-    namespace = "large"
+    namespace = NAMESPACE
 
     def __init__(self, deployments: int, pods: int, metadata: int, others: int = 0) -> None:
         """``pods`` of each Deployment, each with so many bytes of others' metadata, and Pods of no target."""
@@ -24,7 +43,7 @@ class LargeCluster:
         self._addresses = 0
         self.watches = 0
         self.largest_page = 0
-        names = [f"app-{number}" for number in range(deployments)]
+        names = [name_deployment(number) for number in range(deployments)]
         self.deployments = {name: self._deployment(name, pods) for name in names}
         self.pods = {
             f"{name}-1-{number}": self._pod(name, number, metadata) for name in names for number in range(pods)
@@ -43,8 +62,8 @@ class LargeCluster:
         noted = {BANDWIDTH: "10M", "example.com/notes": f"{number}".ljust(metadata, "x")}
         labels = {"app": name, "pod-template-hash": "1"}
         meta = self._meta(f"{name}-1-{number}", annotations=noted, labels=labels, ownerReferences=[owner])
+        status = {"phase": "Running", "podIP": find_address(self._addresses)}
         self._addresses += 1
-        status = {"phase": "Running", "podIP": str(IPv4Address("10.0.0.0") + self._addresses)}
         spec = {"nodeName": "worker-1"}
         return {"kind": "Pod", "apiVersion": "v1", "metadata": meta, "spec": spec, "status": status}
 
@@ -97,21 +116,37 @@ class LargeCluster:
         """Whether every Pod has that bandwidth."""
         return all(pod["metadata"]["annotations"][BANDWIDTH] == value for pod in self.pods.values())
 
+    async def answer_limited(self, request: web.Request) -> web.Response:
+        """For whoever measures."""
+        return web.json_response(self.limited(request.match_info["value"]))
+
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator["LargeCluster"]:
-        """Serve on a free port of loopback; ``config`` and ``namespace`` tell an actuator where."""
+    async def serving(self, port: int = 0) -> AsyncIterator["LargeCluster"]:
+        """Serve on a port of loopback, 0 for a free one; ``config`` and ``namespace`` tell an actuator where."""
         app = web.Application(client_max_size=2**22)
         path = "/{root:apis?}/{version:v1|apps/v1}/namespaces/large/{plural:pods|deployments}"
         app.router.add_get(path, self.list_or_watch)
         app.router.add_patch(path + "/{name}", self.patch)
         app.router.add_post("/api/v1/namespaces/large/events", self.create)
         app.router.add_get("/api/v1/{plural:pods}", self.list_or_watch)
+        app.router.add_get("/limited/{value}", self.answer_limited)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", port)
             await site.start()
             self.config = Kubernetes(server=f"http://127.0.0.1:{runner.addresses[0][1]}")
             yield self
         finally:
             await runner.cleanup()
+
+
+async def main() -> None:
+    """Serve until killed."""
+    port, *shape = map(int, sys.argv[1:])
+    async with LargeCluster(*shape).serving(port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

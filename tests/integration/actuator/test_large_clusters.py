@@ -4,7 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.bench.worst.large_cluster import LargeCluster
+from services.bench.worst.manifest_limits import read_limits
 from services.bus.bus import Bus
 from tests.support.actuators import ActuatorProcess, Aim, Decider
 from tests.support.attack_tally import Attacks, resize
@@ -12,8 +15,13 @@ from tests.support.decision_services import join
 from tests.support.kube.servers import eventually
 from tests.support.nats_server import NatsServer
 
-LIMIT_MIB = 96
-"""Of the actuator in the manifests."""
+LIMIT_MIB = read_limits()["actuator"]
+
+
+@pytest.fixture(autouse=True)
+def allocate_as_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image bounds the allocator's arenas."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
 
 
 async def test_five_thousand_pods(nats: NatsServer, tmp_path: Path, attacks: Attacks) -> None:
