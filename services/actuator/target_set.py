@@ -60,7 +60,7 @@ class TargetSet:
         self._client = client
         self._health = health
         self._shared = shared
-        self._placement = placement or Placement(client, lambda _template, _places: None)
+        self._placement = placement or Placement(client, lambda _template, _places, _critical: None)
         self._placement.on_labels(self._place_again)
         self._informer = Informer(client, health.set_condition, health.set_note, dry_run=shared.dry_run)
         self._keys: dict[str, set[str]] = {}

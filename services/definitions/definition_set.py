@@ -33,6 +33,8 @@ class Held(Struct, frozen=True):
 
     domain: Domain
     source: DefinitionSource
+    without_critical: bool | None = None
+    """Of an instance: whether no critical Pod is there; None: not known."""
 
 
 Claimed = tuple[str, str]
