@@ -20,7 +20,7 @@ import msgspec
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.kube.access import Access, KubeConfigError
-from services.kube.objects import Unavailable, raise_for_status, read_body
+from services.kube.objects import Superseded, Unavailable, raise_for_status, read_body
 
 _READ_BUFFER = 2**21
 """Bytes; a line of a watch holds a whole object."""
@@ -162,7 +162,7 @@ class PatchTurns:
 
     @asynccontextmanager
     async def take(self, *, is_cut: bool) -> AsyncIterator[None]:
-        """Wait for a turn; it lasts as long as the context."""
+        """Wait for a turn; it lasts as long as the context.  One that ends with ``Superseded`` was not used."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = next(self._order) if is_cut else random.random()  # noqa: S311 - no secret
         heapq.heappush(self._waiting, (not is_cut, place, turn))
@@ -170,6 +170,10 @@ class PatchTurns:
         try:
             await turn
             yield
+        except Superseded:
+            # Otherwise decisions that come faster than their patches are sent would use up all turns unsent.
+            self._left = min(self._left + 1, self._rate)
+            raise
         finally:
             if turn.done() and not turn.cancelled():
                 self._free += 1

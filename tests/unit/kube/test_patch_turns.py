@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from services.kube.objects import Superseded
 from services.kube.transport import PatchTurns
 from tests.support.virtual_time import VirtualClock, virtual_time
 
@@ -93,3 +94,27 @@ def test_room_is_found_once_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> Non
     with virtual_time(monkeypatch) as (runner, clock):
         assert runner.run(scenario(clock)) == ([], 2)
     assert woken == [1, 2, 3]
+
+
+def test_what_is_no_longer_wanted_uses_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions that come faster than their patches do not keep the newest from being sent."""
+
+    async def scenario(clock: VirtualClock) -> float:
+        turns = PatchTurns(12, 10, clock.steady)
+        began = clock.steady()
+
+        async def patch(*, is_wanted: bool) -> float:
+            async with turns.take(is_cut=True):
+                if not is_wanted:
+                    raise Superseded
+                await asyncio.sleep(0.01)
+            return clock.steady() - began
+
+        old = [asyncio.create_task(patch(is_wanted=False)) for _ in range(300)]
+        await asyncio.sleep(0)  # they are in front
+        took = await patch(is_wanted=True)
+        assert all(isinstance(one, Superseded) for one in await asyncio.gather(*old, return_exceptions=True))
+        return took
+
+    with virtual_time(monkeypatch) as (runner, clock):
+        assert runner.run(scenario(clock)) < 1, "300 turns at 10 a second would be half a minute"
