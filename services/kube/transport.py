@@ -20,7 +20,7 @@ import msgspec
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from services.kube.access import Access, KubeConfigError
-from services.kube.objects import Unavailable, raise_for_status, read_body
+from services.kube.objects import Superseded, Unavailable, raise_for_status, read_body
 
 _READ_BUFFER = 2**21
 """Bytes; a line of a watch holds a whole object."""
@@ -142,10 +142,27 @@ class PatchTurns:
         """Cuts in order; raises in any order, so that no target is always the last."""
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._hopeful: dict[asyncio.Future[None], None] = {}
+        """Who waits for room, in order."""
+
+    @property
+    def room(self) -> int:
+        """How many more could be sent at once; 0 while others wait."""
+        return 0 if self._waiting else self._free
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room, which others may take.  Whoever waits here does not stand in line."""
+        if not self.room:
+            hope: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._hopeful[hope] = None
+            try:
+                await hope
+            finally:
+                self._hopeful.pop(hope, None)
 
     @asynccontextmanager
     async def take(self, *, is_cut: bool) -> AsyncIterator[None]:
-        """Wait for a turn; it lasts as long as the context."""
+        """Wait for a turn; it lasts as long as the context.  One that ends with ``Superseded`` was not used."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = next(self._order) if is_cut else random.random()  # noqa: S311 - no secret
         heapq.heappush(self._waiting, (not is_cut, place, turn))
@@ -153,6 +170,10 @@ class PatchTurns:
         try:
             await turn
             yield
+        except Superseded:
+            # Otherwise decisions that come faster than their patches are sent would use up all turns unsent.
+            self._left = min(self._left + 1, self._rate)
+            raise
         finally:
             if turn.done() and not turn.cancelled():
                 self._free += 1
@@ -180,3 +201,8 @@ class PatchTurns:
             self._left -= 1
             self._free -= 1
             turn.set_result(None)
+        # One for each turn: all at once would find it taken.
+        for hope in list(self._hopeful)[: self.room]:
+            del self._hopeful[hope]
+            if not hope.done():
+                hope.set_result(None)

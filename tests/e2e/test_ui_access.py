@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from msgspec import structs
 
+from schemas.config import Config
 from services.tools.common.recording import RecordedMessage
 from tests.support.browser import Page, find_mark, go, open_page, press, wait_for
 from tests.support.bus_stream import config, record, stream
@@ -25,6 +27,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.node]
 AXE = Path(__file__).parent / "axe"
 COUNT = 60
 MANY = config(14)
+FLEET = Config(
+    tuple(structs.replace(one, name=f"uplink@node-{i}" if i < 12 else one.name) for i, one in enumerate(MANY.domains))
+)
+"""Twelve instances of a definition, and two domains of their own."""
 SIZES = {"desk, light": (1200, 900, False), "telephone, dark": (390, 844, True)}
 
 FIND_VIOLATIONS = """
@@ -92,8 +98,8 @@ async def judge_recording(page: Page) -> None:
     await judge(page, "what-if")
 
 
-async def judge_fleet(page: Page, url: str, path: Path) -> None:
-    """Judge the table of many domains."""
+async def send_recording(page: Page, url: str, path: Path) -> None:
+    """Send a recording to the page, and look at it."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(
@@ -104,8 +110,30 @@ async def judge_fleet(page: Page, url: str, path: Path) -> None:
     ):
         sent = await answer.json()
     await go(page, f"#/?s={sent['id']}")
-    await wait_for(page, "document.querySelectorAll('.fleet tbody tr').length === 14", "no table")
-    await judge(page, "table")
+
+
+async def judge_fleet(page: Page) -> None:
+    """Judge a table in which the instances of a definition are one line, and the same with that line opened."""
+    await wait_for(page, "document.querySelectorAll('.fleet tbody tr').length === 3", "no line for the definition")
+    await wait_for(page, "document.querySelector('.fleet tbody').innerText.includes('12 instances')", "no sum")
+    await judge(page, "folded")
+    button = "document.querySelector('.fleet button')"
+    assert await page.value(f"{button}.getAttribute('aria-expanded')") == "false"
+    await page.value(f"{button}.focus()")
+    await press(page, "Enter")
+    await wait_for(page, "document.querySelectorAll('.fleet tbody tr.part').length === 12", "no instances")
+    assert await page.value(f"document.activeElement === {button} && {button}.getAttribute('aria-expanded')") == "true"
+    order = "[...document.querySelectorAll('.fleet tbody tr')].map(one => one.classList.contains('part'))"
+    rows = await page.value(order)
+    first = rows.index(True)
+    assert rows[first : first + 12] == [True] * 12, "instances follow their definition's line"
+    assert sum(rows) == 12
+    await judge(page, "opened")
+    await page.value(f"{button}.click()")
+    await wait_for(page, "document.querySelectorAll('.fleet tbody tr').length === 3", "it does not close")
+    search = "document.querySelector('input[type=search]')"
+    await page.value(f"{search}.value = 'node-1'; {search}.dispatchEvent(new Event('input'))")
+    await wait_for(page, "document.querySelectorAll('.fleet tbody tr.part').length === 3", "the filter finds nothing")
 
 
 async def judge_live(page: Page, nats: NatsServer) -> None:
@@ -127,11 +155,16 @@ async def test_no_view_breaks_a_rule_of_axe_whatever_the_names_are(nats: NatsSer
     lines: list[RecordedMessage] = recent_stream(of, 4)
     path = record(tmp_path / "run.rec", of, stream(of, COUNT, actions=True))
     many = record(tmp_path / "many.rec", MANY, stream(MANY, 3))
+    fleet = record(tmp_path / "fleet.rec", FLEET, stream(FLEET, 3))
     async with join(nats.url, "sluice") as bus, serve_page(nats.url, of, path) as url, open_page(url) as page:
         await publish(bus, lines)
         await page.value(axe + "; true")
         await judge_recording(page)
-        await judge_fleet(page, url, many)
+        await send_recording(page, url, many)
+        await wait_for(page, "document.querySelectorAll('.fleet tbody tr').length === 14", "no table")
+        await judge(page, "table")
+        await send_recording(page, url, fleet)
+        await judge_fleet(page)
         await judge_live(page, nats)
         assert [one for one in page.complaints if "ERR_" not in one] == []
         assert "<script>" in await page.value("document.body.innerText")

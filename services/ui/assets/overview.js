@@ -113,14 +113,40 @@ class Row extends Item {
   draw() { spark(this.curve, this.trail.t, this.trail.stress, { full: 1 }); }
 }
 
+// An instance of a definition is called DEFINITION@PLACE.
+const definitionOf = (name) => name.slice(0, Math.max(name.lastIndexOf("@"), 0));
+const keyOf = (definition) => "@" + definition;
+
+// A line for all instances of a definition, with the figures of the worst one; its button shows them.
+class Group extends Row {
+  constructor(line, page) {
+    super({ name: line.name }, page.context);
+    this.names = line.names;
+    this.button = el("button", { type: "button", class: "text", onclick: () => page.toggle(line.definition, this.button) }, nameOf(line.definition));
+    this.size = el("small");
+    this.title.replaceWith(this.button, this.size);
+    this.counts = el("small");
+    this.curve.replaceWith(this.counts);
+  }
+
+  update(view) {
+    super.update(view);
+    setText(this.size, ` ${view.size.toLocaleString("en")} instances`);
+    setText(this.counts, view.counts);
+  }
+
+  draw() {}
+}
+
 const COLUMNS = ["state", "domain", "latency / SLO", "P95", "jitter", "limit, sent", "room", "policy", "in charge", "why"];
 
 export class OverviewPage {
   constructor(main, context) {
     this.context = context;
     this.views = new Map(); this.items = new Map(); this.dirty = new Set(); this.shown = PAGE; this.sorted = 0; this.filter = "";
+    this.open = new Set(); this.closed = new Set(); // definitions whose instances are shown; while a filter is set, those whose are not
     this.chips = el("div", { class: "badges chips", role: "status" });
-    this.search = el("input", { type: "search", placeholder: "Filter by name or policy", "aria-label": "Filter the domains", oninput: () => { this.filter = this.search.value.toLowerCase(); this.shown = PAGE; this.arrange(); } });
+    this.search = el("input", { type: "search", placeholder: "Filter by name or policy", "aria-label": "Filter the domains", oninput: () => { this.filter = this.search.value.toLowerCase(); this.closed.clear(); this.shown = PAGE; this.arrange(); } });
     this.place = el("div");
     this.more = el("button", { type: "button", hidden: true, onclick: () => { this.shown += 4 * PAGE; this.arrange(); } });
     this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => { entry.target.inView = entry.isIntersecting; this.dirty.add(entry.target.domain); }));
@@ -162,12 +188,50 @@ export class OverviewPage {
       if (item) item.addPoint(view.time, view.stress ?? null, sum("limit"), sum("sent"));
       else (view.trail ??= []).push([view.time, view.stress ?? null, sum("limit"), sum("sent")]);
       if (view.trail && view.trail.length > 2 * TRAIL) view.trail.splice(0, TRAIL);
-      this.dirty.add(view.name);
+      this.dirty.add(view.name).add(keyOf(definitionOf(view.name)));
       if (before?.state !== view.state) this.sorted = Math.min(this.sorted, performance.now() - SORT_MS + 250);
     }
   }
 
   compare(a, b) { return ORDER.indexOf(a.state) - ORDER.indexOf(b.state) || (b.stress ?? 0) - (a.stress ?? 0) || (a.name < b.name ? -1 : 1); }
+
+  isOpen(definition) { return this.filter ? !this.closed.has(definition) : this.open.has(definition); }
+
+  toggle(definition, button) {
+    const changed = this.filter ? this.closed : this.open;
+    if (!changed.delete(definition)) changed.add(definition);
+    this.arrange();
+    button.focus(); // it may have moved
+  }
+
+  // Puts a line for each definition in the place of its worst instance, and the instances below it where it is open.
+  fold(views) {
+    const groups = new Map();
+    for (const view of views) {
+      const key = definitionOf(view.name) ? keyOf(definitionOf(view.name)) : view.name;
+      if (groups.has(key)) groups.get(key).push(view); else groups.set(key, [view]);
+    }
+    return [...groups.values()].flatMap((members) => {
+      const definition = definitionOf(members[0].name);
+      if (members.length < 2) return members;
+      const line = { name: keyOf(definition), definition, names: members.map((one) => one.name) };
+      return [line, ...(this.isOpen(definition) ? members : [])];
+    });
+  }
+
+  // What a line says of its instances: figures are those of the worst, rates are added up.
+  sumUp(group) {
+    const members = group.names.map((name) => this.views.get(name)).filter(Boolean);
+    if (!members.length) return null;
+    const worst = members.reduce((a, b) => (this.compare(a, b) <= 0 ? a : b));
+    const add = (kind) => (worst[kind] === undefined ? undefined : members.reduce((sum, one) => sum + (one[kind] ?? 0), 0));
+    const counts = ORDER.map((state) => [state, members.filter((one) => one.state === state).length]).filter(([, count]) => count);
+    return {
+      ...worst, limit: add("limit"), sent: add("sent"), headroom: add("headroom"), size: members.length,
+      counts: counts.map(([state, count]) => `${count.toLocaleString("en")} ${STATES[state]}`).join(", "),
+      reason: `${worst.name.slice(worst.name.lastIndexOf("@") + 1)}: ${worst.reason}`,
+    };
+  }
 
   // Puts the items in order, and makes those that are new; what holds the focus stays where it is.
   arrange() {
@@ -178,22 +242,25 @@ export class OverviewPage {
     if (few) views.sort((a, b) => ORDER.indexOf(a.state) - ORDER.indexOf(b.state));
     this.prepare(few);
     this.count();
-    const wanted = views.slice(0, few ? FEW : this.shown), keep = new Set(wanted.map((one) => one.name));
+    const lines = few ? views : this.fold(views);
+    const wanted = lines.slice(0, few ? FEW : this.shown), keep = new Set(wanted.map((one) => one.name));
     for (const [name, item] of this.items) if (!keep.has(name)) { this.seen.unobserve(item.node); item.node.remove(); this.items.delete(name); }
     let before = this.list.firstElementChild;
     for (const view of wanted) {
       let item = this.items.get(view.name);
       if (!item) {
-        item = few ? new Card(view, this.context) : new Row(view, this.context);
+        item = few ? new Card(view, this.context) : view.names ? new Group(view, this) : new Row(view, this.context);
         item.node.domain = view.name; item.node.inView = true;
         this.items.set(view.name, item);
         this.seen.observe(item.node);
       }
+      if (view.names) { item.names = view.names; setAttribute(item.button, "aria-expanded", String(this.isOpen(view.definition))); }
+      else if (!few) item.node.classList.toggle("part", this.items.has(keyOf(definitionOf(view.name))));
       if (item.node !== before) this.list.insertBefore(item.node, before); else before = before.nextElementSibling;
       this.dirty.add(view.name);
     }
-    this.more.hidden = views.length <= wanted.length;
-    setText(this.more, `Show more: ${views.length - wanted.length} in no worse state`);
+    this.more.hidden = lines.length <= wanted.length;
+    setText(this.more, `Show more: ${lines.length - wanted.length} are left`);
     if (this.empty) this.empty.hidden = views.length > 0;
   }
 
@@ -226,7 +293,7 @@ export class OverviewPage {
     const any = this.dirty.size > 0, changed = [];
     if (any && performance.now() - (this.countedAt ?? 0) > 300) { this.countedAt = performance.now(); this.count(); }
     for (const name of this.dirty) {
-      const item = this.items.get(name), view = this.views.get(name);
+      const item = this.items.get(name), view = item?.names ? this.sumUp(item) : this.views.get(name);
       if (!item || !view || !item.node.inView) continue;
       item.update(view);
       changed.push(item);
