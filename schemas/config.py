@@ -89,8 +89,8 @@ class Scrape(Settings, frozen=True):
     meters, throughput comes from them alone.  Overridden by SLUICE_SCRAPE_METERS (comma-separated)."""
     max_bytes: Annotated[int, between(1024, unit="bytes")] = 64 * 1024 * 1024
     """The largest page that is read.  Pages are filtered while they stream: memory does not grow with this."""
-    max_lines: Annotated[int, between(1, 1_000_000)] = 10_000
-    """How many lines of the configured workloads all pages together may have; memory grows by about 1 KiB a line."""
+    max_lines: Annotated[int, between(1, 1_000_000)] = 5_000
+    """How many lines of the configured workloads all pages together may have; memory grows by 1 to 3 KiB a line."""
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.

@@ -59,7 +59,7 @@ class Pairing(Settings, frozen=True):
     """An older UDP request is given up; what comes later is hardly its answer."""
     entries: Annotated[int, between(16)] = 100_000
     """Most requests that wait."""
-    bytes: Annotated[int, between(16 * 1024, unit="bytes")] = 48 * 1024 * 1024
+    bytes: Annotated[int, between(16 * 1024, unit="bytes")] = 16 * 1024 * 1024
     """Most memory that they take."""
 
 

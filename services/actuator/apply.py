@@ -3,6 +3,8 @@
 A server that refuses one patch of a target may refuse all.  So only a few are sent at first; each success allows one
 more at a time, and refusals end the round: what was not sent then waits with what was refused.  A server that is
 merely slow delays no cut: a moment later all are sent that the client has room for, unless one was refused meanwhile.
+Of a target's Pods only one stands in line for the client while there is no room, and takes the memory of a request:
+with hundreds of targets, thousands would.
 """
 
 import asyncio
@@ -22,9 +24,9 @@ from services.kube.changes import T
 from services.kube.objects import NotFound, Pod, Rejected, StaleObject, Superseded, Unavailable, Workload
 
 _AT_FIRST = 3
-"""Patches of a kind of object that are sent before one of them succeeded."""
+"""Patches of a kind of object that are sent before one of them succeeded, where there is room."""
 _PATIENCE_S = 0.1
-"""Without a refusal for so long, all are sent."""
+"""Without a refusal for so long, all are sent for which there is room."""
 _REFUSED = 3
 _MOST_REFUSED = 6
 """So many refusals end a round; fewer of them if they are a third of the answers."""
@@ -34,6 +36,13 @@ _log = structlog.get_logger()
 
 class Patcher(Protocol):
     """What applying a plan needs of the API client."""
+
+    @property
+    def room(self) -> int:
+        """How many more patches could be sent at once."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room, which others may take."""
 
     async def patch_in_turn(
         self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
@@ -84,7 +93,7 @@ async def apply_plan(
         answers: dict[str, Exception | None] = {}
         pods = [write for write in phase if isinstance(write.obj, Pod)]
         others = [write for write in phase if not isinstance(write.obj, Pod)]
-        await asyncio.gather(*(_send_one_kind(writes, patch, answers) for writes in (pods, others) if writes))
+        await asyncio.gather(*(_send_one_kind(client, writes, patch, answers) for writes in (pods, others) if writes))
         errors = [answers.get(write.obj.uid, _UNSENT) for write in phase]
         unsent += [write for write, error in zip(phase, errors, strict=True) if isinstance(error, _Unsent)]
         if any(isinstance(error, NotFound) for error in errors):
@@ -106,15 +115,22 @@ async def apply_plan(
 
 
 async def _send_one_kind(
+    client: Patcher,
     writes: Sequence[Write],
     patch: Callable[[Write], Coroutine[Any, Any, Exception | None]],
     errors: dict[str, Exception | None],
 ) -> None:
     """Send patches, more at a time with every success, into ``errors`` by uid; those behind many refusals stay out."""
     waiting, running = list(reversed(writes)), dict[asyncio.Task[Exception | None], Write]()
-    most, refused, answered = _AT_FIRST, 0, 0
-    patience = asyncio.create_task(asyncio.sleep(_PATIENCE_S))
+    most, refused, answered = 1, 0, 0
+    room: asyncio.Task[None] | None = None
     try:
+        if len(waiting) > 1:
+            write = waiting.pop()
+            running[asyncio.create_task(patch(write))] = write
+            await asyncio.sleep(0)  # it stands in line now, or has taken the room that there is
+            most = min(_AT_FIRST, 1 + client.room)
+            room = asyncio.create_task(_wait_for_room(client, _PATIENCE_S))
         while True:
             is_over = refused >= _MOST_REFUSED or (refused >= _REFUSED and 3 * refused >= answered)
             while waiting and len(running) < most and not is_over:
@@ -122,20 +138,27 @@ async def _send_one_kind(
                 running[asyncio.create_task(patch(write))] = write
             if not running:
                 return
-            is_patient = not patience.done()
-            awaited = {*running, patience} if is_patient else set(running)
+            awaited = running.keys() if room is None else {*running, room}
             done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             for task in done & running.keys():
                 error = errors[running.pop(task).obj.uid] = task.result()
                 answered += 1
                 refused += error is not None and not isinstance(error, Superseded)
-                most = 1 if refused else most + 1
-            if is_patient and patience.done() and not refused:
-                most = len(writes)
+                most = 1 if refused else most + (client.room > 0)
+            if room in done:
+                most = most if refused else max(most, len(running) + client.room)
+                room = asyncio.create_task(client.wait_for_room()) if waiting and not refused else None
     finally:
-        for task in (*running, patience):
-            task.cancel()
-        await asyncio.gather(*running, patience, return_exceptions=True)
+        rest = [*running, *([] if room is None else [room])]
+        for one in rest:
+            one.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+
+async def _wait_for_room(client: Patcher, delay_s: float) -> None:
+    """Wait for so long, and then until the client has room."""
+    await asyncio.sleep(delay_s)
+    await client.wait_for_room()
 
 
 _UNSENT = _Unsent()

@@ -199,6 +199,15 @@ class Extent(Struct, frozen=True):
         place = f"{self.name}:" if self.is_part else f"{self.name}{PART}"
         return record if record.action.startswith(place) == self.is_part else None
 
+    def find_actions(self, objects: Iterable[KubeObject]) -> dict[str, frozenset[str]]:
+        """Find the ids of the actions in each object's record, by uid; those of the same actions share one copy."""
+        found, shared = dict[str, frozenset[str]](), dict[frozenset[str], frozenset[str]]()
+        for obj in objects:
+            if record := self.find_record(obj):
+                actions = frozenset(one.action for one in record.writes)
+                found[obj.uid] = shared.setdefault(actions, actions)
+        return found
+
     def find_newest(self, workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
         """Find the record of the newest decision, and of those of the same decision the last one written.
 
@@ -210,7 +219,7 @@ class Extent(Struct, frozen=True):
             latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
         """
         records = (self.find_record(obj) for obj in (self.carrier(workload), *pods))
-        valid = [one for one in records if one is not None and (one.end is None or one.end <= latest)]
+        valid = (one for one in records if one is not None and (one.end is None or one.end <= latest))
         return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
 
     def find_charge(self, workload: Workload | None, pods: Iterable[Pod]) -> OwnershipRecord | None:

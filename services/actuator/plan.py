@@ -242,12 +242,11 @@ def _renew(target: Target, order: LimitOrder, workload: Workload | None, pods: S
 def _find_mismatches(
     target: Target, order: LimitOrder, workload: Workload | None, pods: Sequence[Pod], extent: Extent
 ) -> list[Mismatch]:
-    records = {pod.uid: extent.find_record(pod) for pod in pods}
     found: list[Mismatch] = []
     if workload is None:
         is_new_limit = all(
             record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
-            for record in records.values()
+            for record in map(extent.find_record, pods)
         )
     else:
         own = find_record(workload)
@@ -259,8 +258,9 @@ def _find_mismatches(
     share = share_per_pod(target, order.limit, workload, pods)
     for pod in pods:
         if not (pod.has_ended or pod.is_terminating or pod.has_bandwidth(str(Rate(share)))):
-            record = records[pod.uid]
-            cause, why = (order.cause, order.reason) if is_new_limit else _explain_mismatch(pod, record, order)
+            cause, why = order.cause, order.reason
+            if not is_new_limit:
+                cause, why = _explain_mismatch(pod, extent.find_record(pod), order)
             found.append(Mismatch(pod, share, cause, why))
     return found
 

@@ -69,7 +69,7 @@ class Reconciler:
         """Of the decisions that the order comes from."""
         self._headers: Mapping[str, str] = {}
         self._on_bus: set[str] = set()
-        self._reported: dict[str, set[str]] = {}
+        self._reported: dict[str, frozenset[str]] = {}
         """By uid, the actions in an object's record that were reported or are being reported."""
         self._uid = ""
         self._is_managed = False
@@ -317,10 +317,10 @@ class Reconciler:
             return
         carrier = self.extent.carrier(workload)
         objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
-        records = {obj.uid: self.extent.find_record(obj) for obj in objects}
-        written = {uid: {one.action for one in record.writes} for uid, record in records.items() if record}
-        lost = {uid: actions - self._on_bus - self._reported.get(uid, set()) for uid, actions in written.items()}
-        if any(lost.values()):
+        written = self.extent.find_actions(objects)
+        on_bus, reported = self._on_bus, self._reported
+        lost = {uid: left for uid, ids in written.items() if (left := ids - on_bus - reported.get(uid, frozenset()))}
+        if lost:
             for action in recover_actions(self.domain, self.target, objects, lost):
                 self._reporter.report_recovered(action)
                 failpoints.point("actuator.recovered")
@@ -366,7 +366,7 @@ class Reconciler:
         applied = self._shared.clock()
         for write, outcome in result.outcomes:
             if outcome.outcome == "applied":
-                self._reported[write.obj.uid] = {one.action for one in write.record.writes}
+                self._reported[write.obj.uid] = frozenset(one.action for one in write.record.writes)
                 if isinstance(write.obj, Workload) or self.extent.is_part:
                     self._announced = desired
                     self._succession.wrote(write.record.term, self._shared.steady())

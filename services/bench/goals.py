@@ -75,11 +75,20 @@ def show(bench: str, figures: Mapping[str, float], bounds: Mapping[str, str], pa
     goals = [Goal(name, seen, bounds.get(name, "")) for name, seen in figures.items()]
     Console().print(goals_table(bench, goals))
     if path is not None:
-        try:
-            benches = json.loads(path.read_bytes() or b"{}") if path.exists() else {}
-        except ValueError:
-            benches = None
-        if not isinstance(benches, dict):
-            raise CommandFailure(f"{path}: not a file of figures; it is left as it is", ExitCode.UNREADABLE)
-        benches[bench] = goals_as_json(goals)
-        path.write_text(json.dumps(benches, indent=2) + "\n", encoding="utf-8")
+        add_to_file(bench, goals, path)
+
+
+def add_to_file(bench: str, goals: Sequence[Goal], path: Path) -> None:
+    """Add a bench's figures to a JSON file with those of others.
+
+    Raises:
+        CommandFailure: the file holds something else.
+    """
+    try:
+        benches = json.loads(path.read_bytes() or b"{}") if path.exists() else {}
+    except ValueError:
+        benches = None
+    if not isinstance(benches, dict):
+        raise CommandFailure(f"{path}: not a file of figures; it is left as it is", ExitCode.UNREADABLE)
+    benches[bench] = goals_as_json(goals)
+    path.write_text(json.dumps(benches, indent=2) + "\n", encoding="utf-8")

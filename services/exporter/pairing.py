@@ -106,7 +106,8 @@ class PairingTable:
         self._bytes = most_bytes // _GENERATIONS
         self._generations = [_Generation() for _ in range(_GENERATIONS)]
         self._rotated = 0
-        self._heard: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._heard: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        """When each conversation was heard last, by its hash: names would take three times the memory."""
         self._heard_since = 0
         self._complete_since: dict[str, int] | None = None
         """Start of each node's uninterrupted events, by its clock; None: no event was ever missed."""
@@ -224,8 +225,9 @@ class PairingTable:
                 self.mark_interrupted()
             new, old = self._heard = ({}, new)
             self._heard_since = flow.time
-        last = new.get(flow.conversation) or old.get(flow.conversation)
-        new[flow.conversation] = flow.time
+        key = hash(flow.conversation)
+        last = new.get(key) or old.get(key)
+        new[key] = flow.time
         silent = last is None or flow.time - last >= QUIET_NS
         if self._complete_since is None:
             return silent

@@ -72,6 +72,15 @@ class KubeClient:
         async with Transport.open(access, config.timeout.seconds) as transport:
             yield cls(transport, config.timeout.seconds, patches_per_second)
 
+    @property
+    def room(self) -> int:
+        """How many more patches could be sent at once; 0 while others wait for their turn."""
+        return self._turns.room
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room for patches, which others may take."""
+        await self._turns.wait_for_room()
+
     async def read(self, kind: type[T], namespace: str, name: str) -> T:
         """Read an object.
 

@@ -75,6 +75,12 @@ def _share(
     return dict(labels) or None, owners
 
 
+@lru_cache(1024)
+def _share_notes(notes: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """One copy of the annotations that all Pods of a target have after a write."""
+    return dict(notes)
+
+
 class KubeObject(Struct, frozen=True):
     """A namespaced object with annotations."""
 
@@ -95,9 +101,7 @@ class KubeObject(Struct, frozen=True):
             keep: labels to keep beside those that tell whose object it is.
         """
         meta = self.metadata
-        noted = {key: value for key, value in self.annotations.items() if key.startswith(_KEPT)}
-        if BANDWIDTH in noted:
-            noted[BANDWIDTH] = sys.intern(noted[BANDWIDTH])
+        noted = _share_notes(tuple((key, text) for key, text in self.annotations.items() if key.startswith(_KEPT)))
         labels, owners = _share(
             tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels or key in keep),
             tuple(owner for owner in meta.owner_references if owner.controller),

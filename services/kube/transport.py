@@ -142,6 +142,23 @@ class PatchTurns:
         """Cuts in order; raises in any order, so that no target is always the last."""
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._hopeful: dict[asyncio.Future[None], None] = {}
+        """Who waits for room, in order."""
+
+    @property
+    def room(self) -> int:
+        """How many more could be sent at once; 0 while others wait."""
+        return 0 if self._waiting else self._free
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room, which others may take.  Whoever waits here does not stand in line."""
+        if not self.room:
+            hope: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._hopeful[hope] = None
+            try:
+                await hope
+            finally:
+                self._hopeful.pop(hope, None)
 
     @asynccontextmanager
     async def take(self, *, is_cut: bool) -> AsyncIterator[None]:
@@ -184,3 +201,8 @@ class PatchTurns:
             self._left -= 1
             self._free -= 1
             turn.set_result(None)
+        # One for each turn: all at once would find it taken.
+        for hope in list(self._hopeful)[: self.room]:
+            del self._hopeful[hope]
+            if not hope.done():
+                hope.set_result(None)

@@ -16,7 +16,7 @@ import structlog
 from schemas.definition import DefinitionSource
 from schemas.domain import Domain
 from services.kube.changes import Deleted, Listed
-from services.kube.objects import NotFound
+from services.kube.objects import NotFound, Unavailable
 from services.kube.watching import Change, watch_for_ever
 from services.resources.manifest import InvalidResource, read_domain
 from services.resources.objects import BandwidthDomain
@@ -24,6 +24,7 @@ from services.resources.objects import BandwidthDomain
 _ABSENT_S = 60.0
 """How often to look for a kind that is not installed, and after which time it counts as removed."""
 _NOTE = "resources"
+_ANSWERED = 200
 
 _log = structlog.get_logger()
 
@@ -98,7 +99,9 @@ class ResourceWatcher:
         """Take note that the resources cannot be read; gives the least delay before the next attempt, seconds."""
         self.has_answer.set()
         if not isinstance(error, NotFound):
-            self._report(f"the kind {BandwidthDomain.kind} cannot be read: {error}")
+            # What is answered, and cannot be read, is somebody's doing: one resource may hide all others.
+            is_odd = isinstance(error, Unavailable) and error.status == _ANSWERED
+            self._report(f"the kind {BandwidthDomain.kind} cannot be read: {error}", always=is_odd)
             return 0.0
         # There is no such kind: it was never installed, was removed, or the server is only starting.
         now = time.monotonic()
@@ -157,10 +160,10 @@ class ResourceWatcher:
             self._definitions.withdraw(resource.source)
             self._on_change()
 
-    def _report(self, text: str) -> None:
-        """Log once what is wrong, and show it as long as it is."""
+    def _report(self, text: str, *, always: bool = False) -> None:
+        """Log once what is wrong, and show it as long as it is: where resources were known, or ``always``."""
         kind = text.partition(":")[0]
         if kind != self._reported:
             self._reported = kind
             _log.info("resources", text=text)
-        self._set_note(_NOTE, text if self.resources else None)
+        self._set_note(_NOTE, text if self.resources or always else None)

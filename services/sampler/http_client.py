@@ -155,6 +155,7 @@ class Answer:
         self.status = response.status_code
         self.has_length = bool({"Content-Length", "Transfer-Encoding"} & {name.title() for name in response.headers})
         """Whether the server tells where the body ends, so that a shorter one is an error."""
+        self.headers = response.headers
         self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     def chunks(self, max_bytes: int) -> Iterator[bytes]:

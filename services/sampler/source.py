@@ -13,6 +13,17 @@ from msgspec import Struct
 from schemas.config import Signal
 from services.sampler.workloads import Workloads, metric_names
 
+_UNITS = {
+    "_seconds": "s",
+    "_milliseconds": "ms",
+    "_ms": "ms",
+    "_microseconds": "us",
+    "_us": "us",
+    "_nanoseconds": "ns",
+    "_ns": "ns",
+}
+"""Of a histogram's buckets, by how its name ends."""
+
 
 class LatencyStats(Struct, frozen=True):
     """The latency of one critical workload in one window."""
@@ -141,6 +152,9 @@ class Source(ABC):
     def warnings(cls, signal: Signal) -> Iterator[tuple[str, str]]:
         """Settings that are valid but work badly: configuration key and explanation."""
         names = metric_names(signal)
+        named = next((unit for suffix, unit in _UNITS.items() if names.metric.endswith(suffix)), signal.unit)
+        if named != signal.unit:
+            yield "signal.unit", f"{signal.unit}, and the name {names.metric} says {named}: latencies would be wrong"
         if not names.lost:
             yield "signal.lost", "nothing measures loss: a lost packet is not seen as a violation"
         if not names.throughput:

@@ -118,8 +118,9 @@ class LiveDomain:
     def add_sample(self, sample: Sample) -> None:
         """Take what was measured."""
         self.end, self.period = max(self.end, sample.end), sample.period
-        self.p95 = _pick_worst(sample.critical, "p95", self._p95_ms)
-        self.jitter = _pick_worst(sample.critical, "jitter", self._jitter_ms)
+        measured = () if sample.no_data else sample.critical
+        self.p95 = _pick_worst(measured, "p95", self._p95_ms)
+        self.jitter = _pick_worst(measured, "jitter", self._jitter_ms)
         least = self.domain.min_observations if self.domain else 1
         reasons = [why for one in sample.critical if (why := one.why_unusable(least)) is not None]
         self.blind = sample.no_data or (reasons[0] if reasons else "")

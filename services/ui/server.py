@@ -52,6 +52,9 @@ _LONGEST_NS = 48 * 3600 * 10**9
 """The page shows a day, and loads what lies around it."""
 _LARGEST_JSON = 256 * 1024
 _KEEP_ALIVE_S = 10.0
+_MOST_CONNECTIONS = 160
+"""Open pages have two each, a browser some more; each costs memory and a descriptor."""
+_LOOK_S = 0.1
 _AT_ONCE = 2
 """Requests that read a range of messages at once: each takes a few MiB."""
 _LONG_NS = 1800 * 10**9
@@ -306,6 +309,7 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
     """
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
+    displacing = asyncio.create_task(_displace_idle(runner))
     try:
         address = resolve_host(host)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -313,4 +317,17 @@ async def serve(application: web.Application, host: str, port: int) -> AsyncIter
         await web.SockSite(runner, listening).start()
         yield int(runner.addresses[0][1])
     finally:
+        displacing.cancel()
         await runner.cleanup()
+
+
+async def _displace_idle(runner: web.AppRunner) -> None:
+    """Close the oldest connections without a request while there are too many, so that nobody can hold all of them."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        handlers = [] if runner.server is None else runner.server.connections
+        idle = [one for one in handlers if one._current_request is None]  # noqa: SLF001 - not published otherwise
+        for one in idle[: max(len(handlers) - _MOST_CONNECTIONS, 0)]:
+            one.force_close()
+            if one.transport is not None:
+                one.transport.abort()

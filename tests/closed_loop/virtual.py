@@ -200,6 +200,11 @@ class Actuator:
             raise Unavailable("connection refused")
         return next(one for one in self._cluster.objects.values() if type(one) is kind and one.metadata.name == name)
 
+    room = 12
+
+    async def wait_for_room(self) -> None:
+        """There always is."""
+
     async def patch_in_turn(
         self, obj: Any, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
     ) -> Any:

@@ -127,8 +127,16 @@ BARE = change_pod(lambda obj: obj["metadata"].pop("annotations"))
         (POD, lambda obj: obj.update(status={"phase": "Running"})),
         (DEPLOYMENT, set_annotations(bandwidth="2500k", limit="{}")),
         (change_pod(set_annotations(bandwidth="1e7")), set_annotations(limit="{}")),
+        *(
+            (
+                change_pod(set_annotations(limit=f'{{"v":1,"found":"{found}"}}')),
+                set_annotations(bandwidth=found, limit=None),
+            )
+            for found in ("1e7", "10Mi", "0.5G")
+        ),
     ],
-    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile", "Deployment", "kept value"],
+    ids=["set", "removed", "first of all", "last of all", "a status that moved meanwhile", "Deployment", "kept value"]
+    + ["restored in another notation"] * 3,
 )
 def test_its_own_two_annotations_pass(policy: dict[str, Any], old: dict[str, Any], change: Change) -> None:
     """The writes of ``sluice actuator`` and ``sluice restore`` on an object are allowed."""

@@ -209,7 +209,7 @@ def test_values_reach_the_pods(own: tuple[str, ...]) -> None:
     assert all(one["nodeSelector"] == {"disk": "ssd"} for name, one in seen.items() if name != "sluice-meter")
     assert "nodeSelector" not in seen["sluice-meter"]
     assert seen["sluice-actuator"]["containers"][0]["resources"] == {
-        "requests": {"cpu": "20m", "memory": "80Mi"},
+        "requests": {"cpu": "20m", "memory": "64Mi"},
         "limits": {"memory": "128Mi"},
     }
     assert {name for name, one in seen.items() if one.get("priorityClassName") == "high"} == {

@@ -18,6 +18,7 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import CriticalMeasure, Sample
 from schemas.units import Rate
 from services.bench.goals import show
+from services.bench.resident import read_peak
 from services.bench.speed.service_page import ServicePage
 from services.bus.bus import Bus, Received
 from services.bus.envelope import SAMPLE_SEQ
@@ -90,7 +91,9 @@ class Backlog:
     rate: float
     core_rate: float
     resident: float
-    """MiB."""
+    """At the end, MiB."""
+    peak: float
+    """At most, MiB."""
 
 
 class Stage:
@@ -111,6 +114,11 @@ class Stage:
         await self._processes.start("decision", find_program("sluice"), "decision", "--config", path)
         await self.page.wait_ready(self._processes, "decision", "bus")
         return time.monotonic() - began
+
+    @property
+    def pid(self) -> int:
+        """Of the decision process."""
+        return self._processes.pid("decision")
 
     async def wait_decisions(self, count: int) -> list[tuple[int, int]]:
         """Wait for so many decisions; gives the sequence of the sample and the time of each."""
@@ -174,6 +182,7 @@ async def measure_backlog(domains: int, each: int) -> Backlog:
             (len(times) - 1) / (max(times) - min(times)) * _S,
             (len(times) - already) / cpu,
             await stage.page.resident_mib(),
+            read_peak(stage.pid),
         )
 
 

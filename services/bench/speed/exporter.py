@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.exporter import Relay
 from services.bench.goals import show
+from services.bench.resident import read_peak, read_resident
 from services.bench.speed.flow_server import messages
 from services.common.histogram import BOUNDS, quantile
 from services.exporter.flow_follower import FlowFollower
@@ -44,13 +45,15 @@ domains:
     targets: [{deployment: telemetry-upload, namespace: factory, min: 1M, max: 100M, fail_safe: 10M}]
 exporter:
   relay: {address: "127.0.0.1:RELAY", silence: 10m}
-  pairing: {handshake: 10m, entries: 400000, bytes: 104857600}
+  pairing: {handshake: 10m, request: 10m BOUNDS}
   buckets: [BUCKETS]
   probes: [PROBES]
 listen: {host: 127.0.0.1, exporter: LISTEN}
 log: error
 """
 _PROBE = "{workload: robot-control, namespace: factory, address: 127.0.0.1, udp: PORT, tcp: null, rate: 200}"
+_ROOMY = ", entries: 400000, bytes: 104857600"
+"""All flows of a bench fit."""
 _FINE = [number / 100_000 for number in range(1, 100)]
 """Bounds fine enough for loopback, seconds."""
 
@@ -160,16 +163,22 @@ def measure_pending() -> dict[str, float]:
     return {"resident before, MiB": before, "resident with 100,000 pending, MiB": after}
 
 
+def measure_full_table() -> float:
+    """The service's memory at most, MiB, with its usual bounds on pending requests, and of the longest names."""
+    count = 2 * _PENDING
+    with (
+        tempfile.TemporaryDirectory() as home,
+        _serve_flows(count, "longest") as port,
+        _service(Path(home), port, bounds="") as (process, listen),
+    ):
+        _wait(lambda: (_metric(listen, "sluice_exporter_flows_total") or 0) >= count, "all flows")
+        return read_peak(process.pid)
+
+
 def _resident_of_service(home: Path, relay: int, *, wanted: int) -> float:
     with _service(home, relay) as (process, listen):
         _wait(lambda: _metric(listen, "sluice_exporter_pending") == wanted, f"{wanted} pending")
-        return _resident(process.pid)
-
-
-def _resident(process: int) -> float:
-    """Resident memory of a process, MiB."""
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
-    return int(match[1]) / 1024 if match else 0.0
+        return read_resident(process.pid)
 
 
 def measure_probes(flows: int) -> dict[str, float]:
@@ -183,7 +192,7 @@ def measure_probes(flows: int) -> dict[str, float]:
             began = time.monotonic()
             _wait(lambda: (_metric(listen, "sluice_exporter_flows_total") or 0) >= flows, "all flows")
             took, beside = time.monotonic() - began, _p95(listen)
-        sidecar = _resident(echo.pid)
+        sidecar = read_resident(echo.pid)
     return {
         "probes on loopback, P95 us": alone * 1e6,
         "probes while flows come, P95 us": beside * 1e6,
@@ -193,10 +202,13 @@ def measure_probes(flows: int) -> dict[str, float]:
 
 
 @contextmanager
-def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
+def _service(
+    home: Path, relay: int, probed: int | None = None, bounds: str = _ROOMY
+) -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
     """Run the exporter as a process; gives it and its port."""
     config, listen = home / "sluice.yaml", _free_port()
     text = _CONFIG.replace("RELAY", str(relay or _free_port())).replace("LISTEN", str(listen))
+    text = text.replace(" BOUNDS", bounds)
     text = text.replace("BUCKETS", ", ".join(f"{bound:f}" for bound in (_FINE if probed else BOUNDS)))
     config.write_text(text.replace("PROBES", _PROBE.replace("PORT", str(probed)) if probed else ""), encoding="utf-8")
     service = subprocess.Popen([Path(sys.executable).parent / "sluice", "exporter", "--config", config])  # noqa: S603
@@ -211,7 +223,8 @@ def _service(home: Path, relay: int, probed: int | None = None) -> Iterator["tup
 def echo_server() -> Iterator["tuple[subprocess.Popen[bytes], int]"]:
     """Run the echo sidecar as a process; gives it and its port."""
     port = _free_port()
-    command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--udp", str(port), "--host", "127.0.0.1"]
+    command_line = [str(Path(sys.executable).parent / "sluice"), "echo", "--host", "127.0.0.1"]
+    command_line += ["--udp", str(port), "--tcp", str(port)]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE) as echo:  # noqa: S603
         assert echo.stdout is not None
         echo.stdout.readline()

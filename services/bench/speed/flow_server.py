@@ -2,8 +2,8 @@
 
     python -m services.bench.speed.flow_server COUNT KIND
 
-``handshakes`` are SYN and SYN-ACK in turn, ``syns`` are never answered.  It prints its port, and sends
-COUNT flows on each call, then keeps the stream open.
+``handshakes`` are SYN and SYN-ACK in turn, ``syns`` are never answered, nor are ``longest``: SYNs and datagrams of a
+node with the longest name.  It prints its port, and sends COUNT flows on each call, then keeps the stream open.
 """
 
 import sys
@@ -14,20 +14,29 @@ from typing import Any
 
 import grpc
 
-from services.exporter.observer_pb2 import Flow, GetFlowsResponse
+from services.exporter.observer_pb2 import TCP, Flow, GetFlowsResponse
 from services.exporter.pairing import TO_ENDPOINT, TO_NETWORK
 
 CLIENT = ("factory", "robot-control-6d5f7c8b9d-x2x4z", "robot-control")
 SERVER = ("factory", "robot-cell-7b9c5d6f4-kq8wz", "robot-cell")
 ADDRESS = "10.0.3.7"
+_LONGEST_NODE = "n" * 253
 
 
-def messages(count: int, *, answered: bool, start: int) -> Iterator[GetFlowsResponse]:
-    """Flows as Relay sends them, one each microsecond from ``start`` (UTC ns) on."""
+def messages(count: int, *, answered: bool, start: int, longest: bool = False) -> Iterator[GetFlowsResponse]:
+    """Flows as Relay sends them, one each microsecond from ``start`` (UTC ns) on.
+
+    Args:
+        count: how many.
+        answered: every second one answers the one before.
+        start: the time of the first, UTC ns.
+        longest: the node has the longest name, and every second flow is a datagram.
+    """
+    node = _LONGEST_NODE if longest else "n1"
     for number in range(count):
         conversation = number // 2 if answered else number
         back = answered and number % 2 == 1
-        flow = Flow(node_name="n1", trace_observation_point=TO_ENDPOINT if back else TO_NETWORK)  # type: ignore[arg-type]
+        flow = Flow(node_name=node, trace_observation_point=TO_ENDPOINT if back else TO_NETWORK)  # type: ignore[arg-type]
         flow.time.FromNanoseconds(start + number * 1000)
         flow.event_type.type = 4
         source, destination = (SERVER, CLIENT) if back else (CLIENT, SERVER)
@@ -39,17 +48,19 @@ def messages(count: int, *, answered: bool, start: int) -> Iterator[GetFlowsResp
         address = f"10.{conversation >> 28 & 255}.{conversation >> 21 & 127}.{conversation >> 14 & 127}"
         port = 1024 + (conversation & 16383)
         flow.IP.source, flow.IP.destination = (ADDRESS, address) if back else (address, ADDRESS)
-        tcp = flow.l4.TCP
-        tcp.source_port, tcp.destination_port = (443, port) if back else (port, 443)
-        tcp.flags.SYN, tcp.flags.ACK = True, back
+        packet = flow.l4.UDP if longest and number % 2 else flow.l4.TCP
+        packet.source_port, packet.destination_port = (443, port) if back else (port, 443)
+        if isinstance(packet, TCP):
+            packet.flags.SYN, packet.flags.ACK = True, back
         flow.is_reply.value = back
-        yield GetFlowsResponse(flow=flow, node_name="n1", time=flow.time)
+        yield GetFlowsResponse(flow=flow, node_name=node, time=flow.time)
 
 
 def main() -> None:
     """Serve until killed."""
-    count, answered = int(sys.argv[1]), sys.argv[2] == "handshakes"
-    prepared = [one.SerializeToString() for one in messages(count, answered=answered, start=time.time_ns())]
+    count, kind = int(sys.argv[1]), sys.argv[2]
+    flows = messages(count, answered=kind == "handshakes", start=time.time_ns(), longest=kind == "longest")
+    prepared = [one.SerializeToString() for one in flows]
 
     def get_flows(_: bytes, context: Any) -> Iterator[bytes]:
         yield from prepared

@@ -60,10 +60,19 @@ _GOALS = {
     show_default=True,
     help="How many the memory is measured after.",
 )
+@click.option(
+    "--worst", is_flag=True, help="Every service at its worst input instead, under the limits of the manifests."
+)
+@click.option("--only", multiple=True, help="With --worst: this service alone; may be repeated.")
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
-def command(messages: int, path: Path | None) -> None:
+def command(messages: int, worst: bool, only: tuple[str, ...], path: Path | None) -> None:
     """Readiness and memory of sampler, decision service and actuator."""
     logging_setup.configure("bench", "error")
+    if worst:
+        from services.bench.worst.table import measure_worst  # noqa: PLC0415 - it measures with this module's parts
+
+        measure_worst(only, path)
+        return
     figures = asyncio.run(measure_sampler(messages))
     figures["decision, resident, MiB"] = asyncio.run(measure_backlog(10, max(messages // 10, 1))).resident
     figures |= asyncio.run(measure_actuator(messages))
@@ -71,14 +80,15 @@ def command(messages: int, path: Path | None) -> None:
 
 
 @asynccontextmanager
-async def _on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
+async def on_bus(processes: Processes) -> AsyncIterator[tuple[BusConfig, Bus]]:
+    """Start a bus with all streams; gives how to reach it, and a connection."""
     settings = BusConfig(servers=(await start_nats(processes),), keep_bytes=64 * 1024 * 1024)
     async with Bus.connect(settings, "bench", lambda _: None) as bus:
         await bus.ensure_streams()
         yield settings, bus
 
 
-async def _start(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[ServicePage, float]:
+async def start_service(processes: Processes, name: str, config: Config, *conditions: str) -> tuple[ServicePage, float]:
     """Start a service; gives its page, and after how many seconds these conditions held."""
     path = processes.home / "sluice.yaml"
     path.write_text(format_config(config), encoding="utf-8")
@@ -97,12 +107,12 @@ async def measure_sampler(messages: int) -> dict[str, float]:
     )
     async with Processes() as processes:
         with MetricsPage([SteppingPlant((), time.time_ns())]) as plant:
-            async with _on_bus(processes) as (settings, bus):
+            async with on_bus(processes) as (settings, bus):
                 signal = Signal(period=_PERIOD, window=Duration(20 * _PERIOD), scrape=Scrape((plant.url,)))
                 listen = Listen("127.0.0.1", sampler=find_free_ports(1)[0])
                 config = Config(domains, settings, signal, listen=listen, log="error")
                 # These conditions do not include good data, which takes a whole window.
-                page, ready_s = await _start(processes, "sampler", config, "bus", "streams", "source")
+                page, ready_s = await start_service(processes, "sampler", config, "bus", "streams", "source")
                 # Another process publishes.
                 async with asyncio.timeout(_PATIENCE_S):
                     while (stream := await bus.stream_info(Sample)) is None or stream.last < messages:  # noqa: ASYNC110
@@ -124,10 +134,10 @@ async def measure_actuator(messages: int) -> dict[str, float]:
         api = await start_emulator(processes)
         (path, *_) = await api.deploy("upload", 3, {})
         await _describe_domain(api, domain, path)
-        async with _on_bus(processes) as (settings, bus):
+        async with on_bus(processes) as (settings, bus):
             listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
             config = Config((), settings, kubernetes=Kubernetes(server=api.url), listen=listen, log="error")
-            page, ready_s = await _start(processes, "actuator", config)
+            page, ready_s = await start_service(processes, "actuator", config)
             async with asyncio.timeout(_PATIENCE_S):
                 while await bus.get_last(Definition, bus.subjects.definition(domain.name)) is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
@@ -135,9 +145,9 @@ async def measure_actuator(messages: int) -> dict[str, float]:
             for block in range(0, messages, _BLOCK):
                 numbers = range(block, block + _BLOCK)
                 decisions = [_decision(domain, begin, number, 20_000 + number % 7) for number in numbers]
-                await asyncio.gather(*(_publish(bus, decision) for decision in decisions))
+                await asyncio.gather(*(publish(bus, decision) for decision in decisions))
             last = _decision(domain, begin, messages, 30_000)
-            await _publish(bus, last)
+            await publish(bus, last)
             subject = bus.subjects.action(last.domain, last.targets[0].target)
             # Once it is in force, all before it have been handled.
             async with asyncio.timeout(_PATIENCE_S):
@@ -188,5 +198,6 @@ def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
     )
 
 
-async def _publish(bus: Bus, decision: Decision) -> None:
+async def publish(bus: Bus, decision: Decision) -> None:
+    """Publish a decision as the decision service does."""
     await bus.publish(bus.subjects.decision(decision.domain), decision, msg_id=decision.id)

@@ -16,9 +16,10 @@ import click
 
 from schemas.config import BusConfig, Config
 from services.bench.goals import show
+from services.bench.resident import read_peak, read_resident
 from services.bench.ui.chromium import Page, find_chromium, open_page
 from services.bench.ui.day_page import measure_day
-from services.bench.ui.processes import build_domains, find_renderer, read_heap, read_resident
+from services.bench.ui.processes import build_domains, find_renderer, read_heap
 from services.plant.harness.pipeline import format_config, start_nats, start_page
 from services.plant.harness.processes import Processes
 from services.runtime import logging_setup
@@ -109,6 +110,7 @@ async def measure_page(count: int, seconds: float) -> dict[str, float]:
             "frames a second, plots": domain["frames"] / seconds,
             "longest frame, plots, ms": domain["longest"],
             "server, resident, MiB": read_resident(processes.pid("ui")),
+            "server, resident at most, MiB": read_peak(processes.pid("ui")),
             "tab, heap, MiB": heap,
             "tab, heap grown in the second half, MiB": await read_heap(page) - heap,
         }

@@ -4,9 +4,10 @@ import asyncio
 import time
 
 from schemas.config import BusConfig, Config
+from services.bench.resident import read_resident
 from services.bench.ui.chromium import Page, open_page
 from services.bench.ui.day import fill_streams
-from services.bench.ui.processes import build_domains, find_renderer, read_heap, read_resident
+from services.bench.ui.processes import build_domains, find_renderer, read_heap
 from services.plant.harness.pipeline import find_free_ports, start_nats, start_page
 from services.plant.harness.processes import Processes
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Rate
+from services.bench.resident import read_resident
 from services.bench.ui.chromium import Page
 
 
@@ -33,12 +34,6 @@ async def read_heap(page: Page) -> float:
     await page.ask("HeapProfiler.collectGarbage")
     usage = await page.ask("Runtime.getHeapUsage")
     return float(usage["usedSize"]) / 2**20
-
-
-def read_resident(pid: int) -> float:
-    """Read a process's resident memory, MiB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def find_renderer(browser: int) -> int:

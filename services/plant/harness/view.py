@@ -89,7 +89,7 @@ class TerminalView:
         """Draw on ``console``."""
         self._runs = runs
         self._console = console
-        self._note = self._page = ""
+        self._note, self._title = "", "Sluice"
         self._at = 0.0
         self._margin = max(len(run.title) for run in runs) + 1
         self._screen = Screen(self, console=console, refresh_per_second=4, transient=True)
@@ -108,8 +108,8 @@ class TerminalView:
         self._note = text
 
     def show_page(self, address: str) -> None:
-        """Show the address below the table until the end."""
-        self._page = f"In a browser: {address}"
+        """Show the address above the table until the end: a small window cuts what is below."""
+        self._title = f"Sluice, in a browser: {address}"
 
     def show(self, at: float) -> None:
         """Move the clock; the display is drawn from the runs themselves."""
@@ -133,7 +133,7 @@ class TerminalView:
         parts.append(Text())
         for run in self._runs:
             parts += self._render_last_messages(run)
-        return Panel(Group(*parts), title="Sluice", subtitle=Text(self._page), border_style="cyan")
+        return Panel(Group(*parts), title=Text(self._title), border_style="cyan")
 
     def _render_heading(self) -> RenderableType:
         """The time, the critical loads at this time, and a progress bar; before the start, the note."""

@@ -29,6 +29,8 @@ _BYTES_AN_ITEM = 64
 """Of JSON, at least: an answer with more items than that would take many times its size in memory."""
 _large = threading.Lock()
 _SHOWN = 300
+_LIMITED = "M3-Results-Limited"
+"""By this header M3 says that a limit cut its answer off, or that a remote store did not answer."""
 _JSON = ("application/json", "text/plain", "application/octet-stream", "")
 """Content types that may hold JSON; some gateways name no better one."""
 
@@ -126,6 +128,8 @@ def _read_result(answer: Answer, limit: int, keeps: Callable[[Any], bool]) -> li
     foreign = f"not a Prometheus answer: {answer.content_type or 'no content type'}"
     if answer.content_type not in _JSON:
         raise RequestFailed(foreign)
+    if (limited := answer.headers.get(_LIMITED, "false")) not in ("false", ""):
+        raise RequestFailed(f"incomplete answer: {_LIMITED}: {limited}"[:_SHOWN])
     with ExitStack() as stack:
         text = bytearray()
         for chunk in answer.chunks(limit):

@@ -73,7 +73,7 @@ class _Draft(NamedTuple):
 class PageReader:
     """Reads the pages of one exporter."""
 
-    def __init__(self, workloads: Workloads, max_lines: int = 10_000) -> None:
+    def __init__(self, workloads: Workloads, max_lines: int = 5_000) -> None:
         """Read the series of these workloads and skip all others.
 
         Args:

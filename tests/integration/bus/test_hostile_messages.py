@@ -93,7 +93,7 @@ async def test_no_decision_stops_the_actuator(nats: NatsServer, tmp_path: Path, 
             await decider.publish_limit("20M")
             await scene.wait_for_limits("20M", ["20M"])
             await process.is_ready()
-            assert process.resident_mib < 96, "the manifest's limit"
+            assert process.resident_mib < 80, "the manifest's limit"
             assert process.log.count("connected to the bus") == 1
             assert "Traceback" not in process.log
             assert process.stop() == 0

@@ -15,9 +15,12 @@ import pytest
 from msgspec.structs import replace
 
 from services.kube.access import Access
+from services.kube.objects import Unavailable
 from services.kube.plain_client import PlainClient
 from services.meter.endpoints import EndpointDevices
 from services.meter.kubelet import KubeletCounters
+from services.meter.pod_watch import PATH as PATH_OF_PODS
+from services.meter.pod_watch import PodWatch
 from services.meter.pods import NodePod
 from tests.support.cadvisor_page import UID, Sandbox, write_page
 from tests.support.http_server import serve_requests
@@ -211,3 +214,16 @@ async def test_a_meter_without_the_hosts_network_reads_its_kubelet(tmp_path: Pat
                 assert 'sluice_meter_pods{node="n1",source="kubelet"} 1' in text
                 assert "kubelet: its page has no counter of the pod" in text
                 assert meter.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "cut", "why"),
+    [(b" " * 9_000_000, 0, "larger than 8388608 bytes"), (b'{"metadata": {}, "items": []}', 5, "ended 5 bytes early")],
+)
+def test_an_answer_that_is_too_long_or_cut_off_is_given_up(body: bytes, cut: int, why: str) -> None:
+    """Neither fills the meter's memory nor counts as a list without pods."""
+    with serve_requests(answering({PATH_OF_PODS: body}, cut=cut)) as url:
+        watch = PodWatch(PlainClient(Access(url), 5.0), "node-1")
+        with pytest.raises(Unavailable, match=why):
+            next(watch.follow())
+    assert not watch.listed.is_set()

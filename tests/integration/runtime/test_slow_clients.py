@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import socket
+import threading
 import time
 import urllib.request
 from contextlib import ExitStack
@@ -11,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from services.meter.server import PageAnswer, PageServer
 from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.health import Health, serve
+from services.ui.server import UiServer
+from services.ui.server import serve as serve_page
+from services.ui.sources import Recordings
 from tests.support.actuators import ActuatorProcess, Decider, Scene
 from tests.support.attack_tally import Attacks
 from tests.support.decision_services import join
 from tests.support.kube import servers
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 
 HELD = 1000
 DESCRIPTORS = 128
@@ -79,6 +84,50 @@ async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) ->
                 link = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
                 link.sendall(sent)
                 assert await asyncio.to_thread(link.recv, 1) == b""
+
+
+async def test_silent_connections_lock_nobody_out_of_the_page(
+    monkeypatch: pytest.MonkeyPatch, attacks: Attacks
+) -> None:
+    """The oldest are displaced; open pages and requests go on."""
+    monkeypatch.setattr("services.ui.server._MOST_CONNECTIONS", 20)
+    application = UiServer(None, None, Recordings(uploads=False)).build_application(("127.0.0.1",))
+    async with serve_page(application, "127.0.0.1", 0) as port:
+        with ExitStack() as stack:
+            for part in (b"", b"GET /heal", b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n"):
+                await asyncio.to_thread(hold, port, 40, stack, part)
+            await until(lambda: count_open(port) <= 20, lambda: f"{count_open(port)} are open")
+            assert await asyncio.to_thread(ask_health, port) == 200
+    attacks.add("silent and many connections", "120 connections")
+
+
+async def test_silent_connections_lock_nobody_out_of_the_meter(attacks: Attacks) -> None:
+    """Its page is asked twice a second."""
+    server = PageServer("127.0.0.1", 0, lambda _path, _query: PageAnswer(200, "text/plain", b"x"))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        with ExitStack() as stack:
+            for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):
+                await asyncio.to_thread(hold, server.server_port, 40, stack, part)
+            assert len(server._open) <= 33
+            assert await asyncio.to_thread(ask_health, server.server_port) == 200
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+    attacks.add("silent and many connections", "120 connections")
+
+
+def ask_health(port: int) -> int:
+    """The status of a probe."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE_S) as answer:
+        return int(answer.status)
+
+
+def count_open(port: int) -> int:
+    """Connections that the server has at a port, as the kernel lists them."""
+    lines = Path("/proc/self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return sum(words[1].endswith(f":{port:04X}") and words[3] == "01" for words in map(str.split, lines))
 
 
 async def test_both_families_are_served() -> None:

@@ -166,7 +166,7 @@ def is_complete(reply: Reply, body: Any) -> bool:
 
 
 def read_slowly(reply: Reply) -> dict[str, float] | None:
-    """The robot's sum in an answer, and the pod's; None where it is no complete answer."""
+    """The sums in an answer, and whether the robot comes twice; None where it is no complete answer."""
     if reply.status != 200 or reply.content_type not in ("application/json", "text/plain"):
         return None
     sums: dict[str, float] = {}
@@ -185,7 +185,7 @@ def read_slowly(reply: Reply) -> dict[str, float] | None:
             sums[key] = sums.get(key, 0.0) + float(value)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
         return None
-    return sums | {"repeated": float(len(seen) - len(set(seen)))}
+    return sums | {"repeated": float(seen.count(ROBOT) > 1)}
 
 
 @contextmanager

@@ -183,6 +183,12 @@ ANSWERS = {
         vector(warnings=['Get "http://b:9090/api/v1/query": dial tcp: connect: connection refused']),
         "connection refused",
     ),
+    "m3: a remote store did not answer": Recorded(
+        vector(),
+        "incomplete answer: M3-Results-Limited: remote_store_fetch_data_error",
+        headers=JSON + "M3-Results-Limited: remote_store_fetch_data_error\r\n",
+    ),
+    "m3: complete": Recorded(vector(), NOBODY, headers=JSON + "M3-Results-Limited: false\r\n", is_empty=True),
     "a login page": Recorded("<html><form>Sign in</form></html>", "not a Prometheus answer: text/html", headers=HTML),
     "a gateway's error page": Recorded("<html>502 Bad Gateway</html>", "HTTP status 502", "502 Bad Gateway", HTML),
     "a gateway's time-out page": Recorded("<html>504</html>", "HTTP status 504", "504 Gateway Time-out", HTML),

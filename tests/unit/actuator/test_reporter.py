@@ -203,6 +203,11 @@ class LateApi:
         self._meanwhile = meanwhile
         self._stale = stale
 
+    room = 12
+
+    async def wait_for_room(self) -> None:
+        """There always is."""
+
     async def patch_in_turn(
         self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
     ) -> T:

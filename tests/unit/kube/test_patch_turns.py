@@ -64,6 +64,38 @@ def test_who_gives_up_waiting_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> 
         assert runner.run(scenario(clock)) == 7, "the first, the five that stayed, and the one after them"
 
 
+def test_room_is_found_once_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for room is woken one for each turn that is left over, and takes none from those in line."""
+    woken: list[int] = []
+
+    async def scenario(clock: VirtualClock) -> tuple[list[int], int]:
+        turns = PatchTurns(2, 1000, clock.steady)
+
+        async def patch() -> None:
+            async with turns.take(is_cut=True):
+                await asyncio.sleep(1)
+
+        async def hope(number: int) -> None:
+            await turns.wait_for_room()
+            woken.append(number)
+
+        patches = [asyncio.create_task(patch()) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        hopes = [asyncio.create_task(hope(number)) for number in range(4)]
+        await asyncio.sleep(0)
+        hopes[0].cancel()
+        await asyncio.sleep(1)
+        early = list(woken)
+        await asyncio.gather(*patches)
+        await asyncio.sleep(0)
+        await asyncio.gather(*hopes[1:])
+        return early, turns.room
+
+    with virtual_time(monkeypatch) as (runner, clock):
+        assert runner.run(scenario(clock)) == ([], 2)
+    assert woken == [1, 2, 3]
+
+
 def test_what_is_no_longer_wanted_uses_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decisions that come faster than their patches do not keep the newest from being sent."""
 

@@ -59,11 +59,13 @@ def test_the_terminal_shows_each_run_and_its_last_decision() -> None:
     )
     with view:
         view.say("Starting")
+        view.show_page("http://127.0.0.1:9970/")
         view.show(0.0)
         for run in runs:
             run.observe()
         view.show(3.0)
     shown = out.getvalue()
+    assert "in a browser: http://127.0.0.1:9970/" in shown
     assert "safety-scanner 50M on 100M" in shown
     assert "none" in shown
     assert "46.0M" in shown

@@ -137,6 +137,28 @@ def test_nothing_is_withdrawn_while_the_server_does_not_list(play: Play, error: 
     assert calls == ["put factory/line 1", "put factory/other 1"]
 
 
+@pytest.mark.parametrize(
+    ("error", "shows"),
+    [
+        (Unavailable("the server's answer is not what was asked for: nested too deeply", status=200), True),
+        (Unavailable("down"), False),
+        (Rejected("403"), False),
+    ],
+)
+def test_a_list_that_cannot_be_read_shows_although_no_resource_is_known(
+    play: Play, error: Exception, shows: bool
+) -> None:
+    """One resource that no reader takes hides all others; without rights, or without a server, there is nothing odd."""
+    notes: dict[str, str | None] = {}
+
+    def listen(watcher: ResourceWatcher) -> None:
+        watcher._set_note = notes.__setitem__
+        watcher._miss(error)
+
+    play(Api([]), look=listen)
+    assert (notes.get("resources") is not None) is shows
+
+
 def test_what_went_while_nobody_watched_is_withdrawn_by_the_next_list(play: Play) -> None:
     """Lists are compared with what was known."""
     told = Recorder()

@@ -68,6 +68,7 @@ def test_each_state_has_its_reason() -> None:
     }
     assert {name: view.state for name, view in seen.items()} == {name: name for name in STATES}
     assert seen["blind"].reason == "the exporter did not answer"
+    assert seen["blind"].p95 is seen["blind"].jitter is None
     assert "kubectl set 70M" in seen["paused"].reason
     assert seen["paused"].in_charge == "somebody else, proportional"
     assert "over its limit of 1.0M" in seen["unenforced"].reason
