@@ -61,8 +61,8 @@ class Sampler:
             define_source: tells the source whose workloads to measure from the next window on.
         """
         self.is_mine: Callable[[str], bool] = lambda _: True
-        self.is_without_critical: Callable[[str], bool] = lambda _: False
-        """Whether no critical Pod is where a domain looks: that it is blind is then no fault."""
+        self.without_critical = set[str]()
+        """Domains that look where no critical Pod is: that they are blind is no fault."""
         """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
@@ -195,7 +195,7 @@ class Sampler:
                     no_data=no_data,
                 )
             blind = explain_blindness(domain, sample)
-            outcome = "uncritical" if self.is_without_critical(domain.name) else "blind"
+            outcome = "uncritical" if domain.name in self.without_critical else "blind"
             metrics.samples.labels(domain.name, "data" if blind is None else outcome).inc()
             measures = {measure.workload: measure for measure in sample.critical}
             for critical in domain.critical:

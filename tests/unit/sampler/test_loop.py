@@ -118,7 +118,7 @@ class Rig:
         """Run for so many windows; return the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
         sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock.now, self._sleep)
-        sampler.is_without_critical = self.uncritical.__contains__
+        sampler.without_critical |= self.uncritical
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
