@@ -10,7 +10,7 @@ from msgspec import field
 
 from schemas.domain import Domain
 from schemas.exporter import Exporter
-from schemas.http import Http, check_headers, check_url, has_host
+from schemas.http import Http, check_headers, check_url, has_host, without_query
 from schemas.meter import Meter
 from schemas.settings import Settings, between, find_repeated
 from schemas.sharding import Sharding
@@ -65,7 +65,8 @@ class BusConfig(Settings, frozen=True):
                     " or bus.credentials"
                 )
             if not server.startswith(("nats://", "tls://")) or not has_host(server):
-                raise ValueError(f"servers: {server!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
+                shown = without_query(server)
+                raise ValueError(f"servers: {shown!r} is no address: expected nats://HOST:PORT or tls://HOST:PORT")
         if self.user is not None and self.credentials is not None:
             raise ValueError("user and credentials: only one of the two")
         if (self.certificate is None) != (self.key is None) or (self.certificate is not None and self.ca is None):
@@ -102,6 +103,9 @@ class Scrape(Settings, frozen=True):
             raise ValueError("urls: at least one is needed")
         for url in self.urls:
             check_url("urls", url)
+        if twice := find_repeated(url.rstrip("/") for url in self.urls):
+            shown = ", ".join(without_query(url) for url in twice)
+            raise ValueError(f"urls: named twice, and all that it counts would count twice: {shown}")
         for url in self.meters:
             check_url("meters", url)
             if not url.startswith("http://"):

@@ -49,6 +49,9 @@ class Definition(Struct, frozen=True, omit_defaults=True):
     """The whole of it; of a removed domain, the last."""
     removed: bool = False
     """Whether the domain is no longer controlled: its targets are restored."""
+    without_critical: bool = False
+    """Of an instance: whether no Pod of its critical workloads is there. Nothing is measured then, and the fail-safe
+    limit holds by design."""
     v: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 1
 
     @property

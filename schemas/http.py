@@ -17,17 +17,25 @@ def has_host(url: str) -> bool:
         return False
 
 
+def without_query(url: str) -> str:
+    """An address without its query string and fragment, which may hold a secret."""
+    return url.partition("?")[0].partition("#")[0]
+
+
 def check_url(what: str, url: str) -> None:
     """Check that a URL is one of HTTP.
 
     Raises:
         ValueError: it is not.
     """
-    if "@" in url.partition("//")[2].partition("/")[0]:
+    is_address = url.startswith(("http://", "https://")) and has_host(url) and not urlsplit(url).fragment
+    # A password may hold any letter: what stands before an @ may be one, unless the address could be read up to there.
+    before, at, _ = url.partition("@")
+    if at and (not is_address or not has_host(before) or "/" not in before.partition("//")[2]):
         # Not shown: it would be in a log.
         raise ValueError(f"{what}: an address must not hold credentials: see signal.http")
-    if not url.startswith(("http://", "https://")) or not has_host(url) or urlsplit(url).fragment:
-        raise ValueError(f"{what}: {url!r} is no address: expected http://HOST:PORT")
+    if not is_address:
+        raise ValueError(f"{what}: {without_query(url)!r} is no address: expected http://HOST:PORT")
 
 
 class Http(Settings, frozen=True):

@@ -11,7 +11,11 @@ Time = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 """UTC ns, 1823 to 2116: a date for every library, with room to add durations."""
 Period = Annotated[int, Meta(ge=1, le=24 * 3600 * 10**9)]
 """ns, one day at most."""
-Rate = Annotated[int, Meta(ge=-(10**15), le=10**15)]
+MOST_RATE = 10**15
+"""kbit/s: an annotation of anybody else may say more, and counts as this where it is reported."""
+Rate = Annotated[int, Meta(ge=-MOST_RATE, le=MOST_RATE)]
 """kbit/s, at most 1 Ebit/s; a negative one can be read, and is then corrected by bounds."""
+Term = Annotated[int, Meta(ge=0, le=2**62)]
+"""Counts the actuators that have been in charge: with room to add to it."""
 Load = Annotated[int, Meta(ge=0, le=10**12)]
 """Measured, kbit/s."""

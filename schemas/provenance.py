@@ -4,6 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from schemas.numbers import Count, Time
+
 
 class Provenance(Struct, frozen=True, gc=False):
     """Where a limit comes from: what orders, records on objects and actions carry of a decision.  Times are UTC ns.
@@ -13,13 +15,13 @@ class Provenance(Struct, frozen=True, gc=False):
 
     decision: str | None = None
     """Id of the decision; None where the limit answers none."""
-    epoch: int = 0
-    seq: int = 0
-    end: int | None = None
+    epoch: Time = 0
+    seq: Count = 0
+    end: Time | None = None
     """End of the decision's sample: the fence."""
-    decided: int | None = None
+    decided: Time | None = None
     """When the decision was published."""
-    expires: int | None = None
+    expires: Time | None = None
     """Until when it holds; None: until something better is known."""
 
     @property

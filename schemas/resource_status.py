@@ -65,7 +65,7 @@ class InstanceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     on: str
     """The node, or the value of the label."""
     state: str = ""
-    """How it stands, in a word: Violated, NotEnforced, Blind, Waiting or Holds."""
+    """How it stands, in a word: Violated, NotEnforced, Blind, Waiting, Holds or NoCriticalPod."""
     stress: str = ""
     """Its worst latency as a share of the objective, in percent; absent where nothing is measured."""
     limit: str = ""
@@ -98,7 +98,7 @@ class ResourceStatus(Struct, frozen=True, rename="camel", omit_defaults=True):
     observed_generation: int = 0
     """The resource's generation that this is about."""
     state: str = ""
-    """How it stands, in a word: Holds, Violated, Blind, Paused, NotEnforced, Waiting or Refused."""
+    """How it stands, in a word: Holds, Violated, Blind, Paused, NotEnforced, Waiting, NoCriticalPod or Refused."""
     policy: str = ""
     """Name and version of the policy that decided."""
     p95: str = ""

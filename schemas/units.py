@@ -27,6 +27,8 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|m|h)")
 
 MAX_KBIT = 10**9
 """1 Tbit/s: beyond any link, so a larger number is a typing error."""
+_MAX_NS = 10**18
+"""31 years: a longer time is a typing error, and could not be added to a date."""
 
 
 class Rate(int):
@@ -97,12 +99,15 @@ class Duration(int):
         """Read ``250ms`` or ``1m30s``.
 
         Raises:
-            ValueError: ``text`` is no duration, or is zero.
+            ValueError: ``text`` is no duration, is zero, or is beyond 31 years.
         """
         parts = _DURATION.findall(text.strip())
         if not parts or "".join(number + unit for number, unit in parts) != text.strip():
             raise ValueError(f"{text!r} is not a duration: expected 250ms, 5s or 1m30s")
-        total = int(sum(Decimal(number) * _NANOSECONDS[unit] for number, unit in parts))
+        exact = sum((Decimal(number) * _NANOSECONDS[unit] for number, unit in parts), Decimal(0))
+        if exact > _MAX_NS:
+            raise ValueError(f"{text[:100]!r} is not a duration: it must be below 31 years (10^18 ns)")
+        total = int(exact)
         if total == 0:
             raise ValueError(f"{text!r} is not a duration: it must be above zero")
         return cls(total)

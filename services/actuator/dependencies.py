@@ -1,9 +1,11 @@
 """What all reconcilers of a process share."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import structlog
 from msgspec import Struct
 
 from services.actuator.apply import Patcher
@@ -12,6 +14,11 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox
 from services.actuator.restore import ObjectClient
+
+_BROKEN_S = 5.0
+"""After an error that nobody expected, a target is looked at again."""
+
+_log = structlog.get_logger()
 
 
 class Client(Patcher, ObjectClient, Protocol):
@@ -51,3 +58,19 @@ class Dependencies(Struct, frozen=True):
     def find_charge(self, domain: str) -> Callable[[float], Charge]:
         """Asks the Lease of a domain's shard who acts."""
         return self.charge if self.charge_of is None else self.charge_of(domain)
+
+    async def survive(self, name: str, work: Callable[[], Awaitable[float | None]]) -> float | None:
+        """Do a round of a target's work, and give what it gives.
+
+        Whatever its objects hold and the round raises, other targets go on; ``/readyz`` says why.  It is tried again.
+        """
+        condition = f"{name} round"
+        try:
+            retry_s = await work()
+        except Exception as error:  # noqa: BLE001 - any of them would end the process, and the fail-safe of all
+            _log.exception("a target's round failed", target=name)
+            self.set_condition(condition, f"not reconciled: {type(error).__name__}: {error}"[:500])
+            await asyncio.sleep(_BROKEN_S)
+            return 0.0
+        self.set_condition(condition, None)
+        return retry_s

@@ -125,4 +125,8 @@ async def publish_action(bus: Bus, action: Action, headers: Mapping[str, str]) -
     except (TooLarge, InvalidMessage) as error:
         _log.error("report too large: sent without its pods", action=action.id, error=str(error))
         short = structs.replace(action, pods=(), reason=f"{action.reason[:1000]}; {len(action.pods)} pods left out")
-        await bus.publish(subject, short, msg_id=msg_id, headers=trace)
+        try:
+            await bus.publish(subject, short, msg_id=msg_id, headers=trace)
+        except (TooLarge, InvalidMessage) as reason:
+            # Whatever made it so, a report that can never be stored must not keep the others waiting.
+            _log.error("report cannot be stored: dropped", action=action.id[:200], error=str(reason)[:500])

@@ -12,14 +12,17 @@ with its next write; the others wait for the Lease alone.  The times are seconds
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from schemas import numbers
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
 from schemas.domain import Domain, Target
 from schemas.messages import Cause
+from schemas.numbers import MOST_RATE, Term, Time
 from schemas.provenance import Provenance
 from schemas.units import Rate
 from services.actuator.lease import Charge
@@ -53,11 +56,11 @@ class WriteRecord(Provenance, frozen=True, omit_defaults=True, kw_only=True):
     cause: Cause
     value: str
     """The bandwidth that was written."""
-    limit: int
+    limit: numbers.Rate
     """The target's limit, kbit/s."""
-    at: int
+    at: Time
     """When it was written, UTC ns."""
-    was: int | None = None
+    was: numbers.Rate | None = None
     """The limit on the workload before, kbit/s."""
 
 
@@ -66,7 +69,7 @@ class OwnershipRecord(WriteRecord, frozen=True, omit_defaults=True, kw_only=True
 
     found: str | None = None
     """The bandwidth before Sluice first wrote; None: there was none."""
-    term: int = 0
+    term: Term = 0
     """Counts the actuators that have been in charge: a later one deposes an earlier one."""
     by: str = ""
     """The actuator process that wrote."""
@@ -144,14 +147,11 @@ def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
         return None
     if version <= VERSION:
         return None
-    kept = {
-        name: fields[name]
-        for name, kind in (("found", str), ("term", int), ("by", str))
-        if isinstance(fields.get(name), kind)
-    }
-    return OwnershipRecord(
-        action="", cause="start", value=obj.bandwidth or "", limit=obj.limit or 0, at=0, v=version, **kept
-    )
+    kept = {name: fields[name] for name in ("found", "by") if isinstance(fields.get(name), str)}
+    with suppress(msgspec.ValidationError):  # who counts in another way, or absurdly, is not in charge
+        kept["term"] = msgspec.convert(fields.get("term"), Term)
+    limit = min(obj.limit or 0, MOST_RATE)
+    return OwnershipRecord(action="", cause="start", value=obj.bandwidth or "", limit=limit, at=0, v=version, **kept)
 
 
 def names_target(obj: KubeObject, target: str) -> bool:

@@ -17,6 +17,7 @@ from msgspec import Struct, convert, structs
 
 from schemas.domain import Target
 from schemas.messages import Cause
+from schemas.numbers import MOST_RATE
 from schemas.units import Rate
 from services.actuator.desired_limit import LimitOrder
 from services.actuator.observed import ObservedState
@@ -209,7 +210,7 @@ def build_plan(
             value=str(Rate(one.rate)),
             limit=order.limit,
             at=now,
-            was=was,
+            was=None if was is None else min(was, MOST_RATE),
             found=before.found if before else one.obj.bandwidth,
             term=writer.term if shows_term else 0,
             by=writer.by if shows_term else "",

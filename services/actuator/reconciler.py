@@ -173,7 +173,7 @@ class Reconciler:
         """Keep the desired limit in force, until it is stopped."""
         while not self._is_stopping:
             self._awake.clear()
-            retry_s = await self._reconcile()
+            retry_s = await self._shared.survive(self.extent.name, self._reconcile)
             # Sleep until something changes, time changes the order, or it is time to try again.
             instant = self._shared.instant
             wake = self._desired.next_wake(instant)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, Outcome, PodOutcome
+from schemas.numbers import MOST_RATE
 from schemas.units import Rate
 from services.actuator import metrics
 from services.actuator.desired_limit import LimitOrder
@@ -57,7 +58,7 @@ def build_action(
         target=target.key,
         cause=source.cause,
         outcome=outcome,
-        limit=source.limit,
+        limit=min(source.limit, MOST_RATE),
         **source.in_action,
         **more,
     )
@@ -85,8 +86,10 @@ def recover_actions(
             if write.action in lost.get(obj.uid, ()):
                 _, pods = found.setdefault(write.action, (write, []))
                 if isinstance(obj, Pod):
-                    limit = int(Rate.parse(write.value))
-                    pods.append(PodOutcome(pod=obj.metadata.name, uid=obj.uid, outcome="applied", limit=limit))
+                    # Whoever may write a Pod's annotations may have put anything there.
+                    limit = Rate.enforced(write.value)
+                    known = None if limit is None else min(int(limit), MOST_RATE)
+                    pods.append(PodOutcome(pod=obj.metadata.name, uid=obj.uid, outcome="applied", limit=known))
     reason = "read back from the objects: its report may have been lost"
     return [
         build_action(
@@ -233,7 +236,7 @@ class Reporter:
             f"{self._extent.name}:given-up:-:{now}",
             "failed" if any(one.outcome == "failed" for one in results) else "applied",
             reason=f"no longer its Pods, put back: {'; '.join(texts)}"[:2000],
-            was=limit,
+            was=min(limit, MOST_RATE),
             pods=tuple(PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome) for one in results),
             applied=now,
         )

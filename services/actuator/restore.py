@@ -18,6 +18,7 @@ from msgspec import Struct
 from schemas.config import Config
 from schemas.domain import Target
 from schemas.messages import Action, Outcome, PodOutcome
+from schemas.numbers import MOST_RATE
 from schemas.units import Rate
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import publish_action
@@ -239,9 +240,9 @@ def build_restore_action(domain: str, target: Target, results: Sequence[RestoreR
         target=target.key,
         cause="restore",
         outcome="failed" if any(one.outcome == "failed" for one in results) else "applied",
-        limit=int(found or 0),
+        limit=min(int(found or 0), MOST_RATE),
         reason="; ".join(f"{one.obj.kind} {one.obj.metadata.name}: {one.text}" for one in results)[:2000],
-        was=workload.obj.limit if workload is not None else None,
+        was=None if workload is None or workload.obj.limit is None else min(workload.obj.limit, MOST_RATE),
         pods=tuple(
             PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome=one.outcome)
             for one in results

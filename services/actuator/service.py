@@ -10,10 +10,11 @@ was done is reported when the bus is there.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import structlog
@@ -56,7 +57,17 @@ _EXPIRE_S = 1.0
 _DECISIONS = "decisions"
 """The health condition that the bus has supplied what is in force."""
 
+_AT_ONCE = 32
+"""How many last messages are asked for at the same time."""
+T = TypeVar("T")
+
 _log = structlog.get_logger()
+
+
+async def _do_each(work: Callable[[T], Awaitable[None]], on: Sequence[T]) -> None:
+    """Do the work on each, on a few of them at a time."""
+    for begin in range(0, len(on), _AT_ONCE):
+        await asyncio.gather(*(work(one) for one in on[begin : begin + _AT_ONCE]))
 
 
 class Actuator:
@@ -98,6 +109,7 @@ class Actuator:
             ),
             tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
             find_instances=self.instances.find_names,
+            find_without_critical=self.instances.find_without_critical,
         )
         shared = Dependencies(
             client=client,
@@ -194,8 +206,7 @@ class Actuator:
 
     async def _fetch_decisions(self, bus: Bus) -> None:
         """Offer the latest decision of every domain."""
-        for domain in self.instances.domains:
-            await self._fetch_decision(bus, domain.name)
+        await _do_each(partial(self._fetch_decision, bus), [domain.name for domain in self.instances.domains])
 
     async def _fetch_decision(self, bus: Bus, name: str) -> None:
         decision = await self._fetch_last(bus, Decision, bus.subjects.decision(name))
@@ -204,10 +215,13 @@ class Actuator:
 
     async def _resume(self, bus: Bus, keys: Iterable[tuple[str, str]]) -> None:
         """Let the reconcilers of these domains and targets know that the bus has supplied what it holds."""
-        for domain, target in keys:
-            action = await self._fetch_last(bus, Action, bus.subjects.action(domain, target))
-            if (reconciler := self._targets.reconcilers.get((domain, target))) is not None:
+
+        async def resume(key: tuple[str, str]) -> None:
+            action = await self._fetch_last(bus, Action, bus.subjects.action(*key))
+            if (reconciler := self._targets.reconcilers.get(key)) is not None:
                 reconciler.resume(None if action is None else action.message)
+
+        await _do_each(resume, list(keys))
 
     async def _welcome(self, bus: Bus) -> None:
         """Offer instances that are new here what the bus holds of them: after a restart, they come with their Pods."""
@@ -215,9 +229,8 @@ class Actuator:
             await self._has_joined.wait()
             self._has_joined.clear()
             names, self._joined = self._joined, set()
-            for name in names:
-                await self._fetch_decision(bus, name)
-                await self._resume(bus, [one for one in self._targets.reconcilers if one[0] == name])
+            await _do_each(partial(self._fetch_decision, bus), sorted(names))
+            await self._resume(bus, [one for one in self._targets.reconcilers if one[0] in names])
 
     async def _catch_up(self, bus: Bus) -> None:
         """Fetch the latest decisions whenever this process was stopped for a while.

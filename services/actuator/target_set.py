@@ -60,7 +60,7 @@ class TargetSet:
         self._client = client
         self._health = health
         self._shared = shared
-        self._placement = placement or Placement(client, lambda _template, _places: None)
+        self._placement = placement or Placement(client, lambda _template, _places, _critical: None)
         self._placement.on_labels(self._place_again)
         self._informer = Informer(client, health.set_condition, health.set_note, dry_run=shared.dry_run)
         self._keys: dict[str, set[str]] = {}
@@ -270,7 +270,7 @@ class TargetSet:
         """Show nothing more of a target, or of a part, that another may have taken the place of."""
         one.retire()
         key = one.target.key if isinstance(one, SpreadTarget) else one.extent.name
-        for condition in (f"{key} patches", *(() if key in self._owners else (key,))):
+        for condition in (f"{key} patches", f"{key} round", *(() if key in self._owners else (key,))):
             self._health.set_ok(condition)
         pods = (f"{key} pods in {namespace}" for namespace in one.target.pod_namespaces)
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):

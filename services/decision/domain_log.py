@@ -69,7 +69,7 @@ class BusDecisionLog:
             if found is None or found.message.removed:
                 return None
             Controller(found.message.configuration)
-        except ValueError:
+        except Exception:  # noqa: BLE001 - a policy of another package may raise anything
             return None  # the service reports it when it is delivered
         return found.message.configuration, found.message.revision
 

@@ -33,6 +33,8 @@ class Held(Struct, frozen=True):
 
     domain: Domain
     source: DefinitionSource
+    without_critical: bool | None = None
+    """Of an instance: whether no critical Pod is there; None: not known."""
 
 
 Claimed = tuple[str, str]
@@ -230,8 +232,8 @@ class DefinitionSet:
             return "of, on and nodes are Sluice's own: set per alone"
         try:
             Controller(domain)
-        except ValueError as error:
-            return str(error)
+        except Exception as error:  # noqa: BLE001 - a policy of another package may raise anything
+            return str(error) or type(error).__name__
         return domain.why_too_hasty(self._period)
 
     def _merge(self, changed: Iterable[SourceKey]) -> None:

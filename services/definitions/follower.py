@@ -33,6 +33,8 @@ class Defined(Struct, frozen=True):
     """0: the service's own file."""
     published: int = 0
     """When the bus stored it, UTC ns."""
+    without_critical: bool = False
+    """See ``Definition.without_critical``."""
 
 
 class Follower:
@@ -110,7 +112,7 @@ class Follower:
         is_in_use = before is not None and before.domain == domain
         if before is not None and is_in_use:
             domain = before.domain  # kept once in memory
-        after = Defined(domain, definition.revision, published)
+        after = Defined(domain, definition.revision, published, definition.without_critical)
         if definition.removed:
             self._removed[name] = after
             if self._defined.pop(name, None) is None:
@@ -135,8 +137,8 @@ class Follower:
             if self._check is not None:
                 others = (one.domain for name, one in self._defined.items() if name != domain.name)
                 self._check((*others, domain))
-        except ValueError as error:
-            return str(error)
+        except Exception as error:  # noqa: BLE001 - a policy of another package may raise anything
+            return str(error) or type(error).__name__
         return None
 
     def _refuse(self, what: str, reason: str) -> None:

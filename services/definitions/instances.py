@@ -12,7 +12,7 @@ In one process, and without I/O; nothing here is awaited.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 
 from schemas.definition import DefinitionSource
 from schemas.domain import Domain
@@ -43,6 +43,8 @@ class Instances:
         """By template, where its instances are."""
         self._empty: dict[tuple[str, str], float] = {}
         """By template and place, since when no Pod has been there."""
+        self._critical: dict[str, Set[str]] = {}
+        """By template, the places with critical Pods, where that is known."""
         self._names: dict[str, dict[str, str]] = {}
         """By template, its instances' names by place."""
         self._take(definitions.holding)
@@ -75,18 +77,33 @@ class Instances:
         """Call ``listener`` after every change, with the names of the domains and templates concerned."""
         self._listeners.append(listener)
 
-    def see(self, template: str, places: Places) -> None:
-        """Take note of where Pods of a template's workloads are now."""
+    def find_without_critical(self, template: str) -> Set[str]:
+        """Find the places of a template's instances without a critical Pod: nothing is measured there, by design."""
+        names = self.find_names(template)
+        return {place for place, name in names.items() if self._holding[name].without_critical}
+
+    def see(self, template: str, places: Places, critical: Set[str] | None = None) -> None:
+        """Take note of where Pods of a template's workloads are now.
+
+        Args:
+            template: its name.
+            places: where any of its workloads has Pods.
+            critical: the places with critical Pods; None: not known yet.
+        """
         if template not in self._templates:
             return
+        is_other = critical is not None and self._critical.get(template) != critical
+        if critical is not None:
+            self._critical[template] = frozenset(critical)
         known = self._places.setdefault(template, {})
         for place in known.keys() - places.keys():
             self._empty.setdefault((template, place), self._steady())
         for place in places:
             self._empty.pop((template, place), None)
-        if any(known.get(place) != nodes for place, nodes in places.items()):
+        if is_other or any(known.get(place) != nodes for place, nodes in places.items()):
             known |= places
-            self._announce(self._expand(template))
+            if changed := self._expand(template):
+                self._announce(changed)
 
     def remember(self, domain: Domain, source: DefinitionSource) -> None:
         """Take what held last, as the bus has it, where nothing is known better: see ``DefinitionSet.remember``."""
@@ -135,13 +152,14 @@ class Instances:
         return names
 
     def _forget(self, template: str) -> None:
+        self._critical.pop(template, None)
         for place in self._places.pop(template, {}):
             self._empty.pop((template, place), None)
 
     def _expand(self, template: str) -> set[str]:
         """Bring a template's instances up to date; returns the names of those that are new, others or gone."""
         held, changed = self._templates.get(template), set[str]()
-        before = self._names.pop(template, {})
+        before, critical = self._names.pop(template, {}), self._critical.get(template)
         names: dict[str, str] = {}
         for place, nodes in self._places.get(template, {}).items() if held is not None else ():
             assert held is not None
@@ -149,7 +167,7 @@ class Instances:
             if domain.name in self._definitions.holding:
                 continue  # somebody has given that name to another domain
             names[place] = domain.name
-            instance = Held(domain, held.source)
+            instance = Held(domain, held.source, None if critical is None else place not in critical)
             if self._holding.get(domain.name) != instance:
                 self._holding[domain.name] = instance
                 changed.add(domain.name)

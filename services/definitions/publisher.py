@@ -19,6 +19,8 @@ from services.definitions.definition_set import Held
 
 _LOOK_S = 5.0
 """How often to look whether this process is still in charge."""
+_AT_ONCE = 64
+"""Definitions that are published at the same time: one change may concern a thousand instances."""
 
 _log = structlog.get_logger()
 
@@ -102,22 +104,34 @@ class Publisher:
 
     async def _publish_differences(self, bus: Bus) -> None:
         """Publish what changed; those that cannot be published for now stay to be looked at."""
-        for name in sorted(self._changed):
-            held = self._definitions.holding.get(name)
-            last, _ = self._last.get(name, (None, 0))
-            is_there = last is not None and not last.removed
-            if held is not None and not (last is not None and is_there and _is_same(last, held)):
-                await self._publish(bus, name, held, removed=False)
-            elif held is None and last is not None and is_there:
-                await self._publish(bus, name, Held(last.configuration, last.source), removed=True)
-            else:
-                self._changed.discard(name)
+        names = sorted(self._changed)
+        for begin in range(0, len(names), _AT_ONCE):
+            await asyncio.gather(*(self._publish_difference(bus, name) for name in names[begin : begin + _AT_ONCE]))
+
+    async def _publish_difference(self, bus: Bus, name: str) -> None:
+        held = self._definitions.holding.get(name)
+        last, _ = self._last.get(name, (None, 0))
+        is_there = last is not None and not last.removed
+        if held is not None and not (last is not None and is_there and _is_same(last, held)):
+            await self._publish(bus, name, held, removed=False)
+        elif held is None and last is not None and is_there:
+            await self._publish(bus, name, Held(last.configuration, last.source), removed=True)
+        else:
+            self._changed.discard(name)
 
     async def _publish(self, bus: Bus, name: str, held: Held, *, removed: bool) -> None:
         subject = bus.subjects.definition(name)
         last, seq = self._last.get(name) or await self._find_last(bus, name)
         before = last.revision if last is not None else await self._find_decided(bus, name)
-        definition = Definition(name, before + 1, held.source, held.domain, removed=removed)
+        without = last is not None and last.without_critical if held.without_critical is None else held.without_critical
+        definition = Definition(
+            domain=name,
+            revision=before + 1,
+            source=held.source,
+            configuration=held.domain,
+            removed=removed,
+            without_critical=without,
+        )
         try:
             seq = await bus.publish(subject, definition, msg_id=f"{definition.id}:{seq}", expect_last=seq)
         except Conflict:
@@ -152,4 +166,5 @@ class Publisher:
 
 
 def _is_same(last: Definition, held: Held) -> bool:
-    return last.configuration == held.domain and last.source.key == held.source.key
+    is_known = held.without_critical is None or held.without_critical == last.without_critical
+    return is_known and last.configuration == held.domain and last.source.key == held.source.key

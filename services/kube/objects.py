@@ -28,8 +28,8 @@ S = TypeVar("S")
 _MOST_OF_REFUSAL = 64 * 1024
 _MOST_BYTES = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
-_LONGEST_BODY = 32 * 1024 * 1024
-"""No page of a list is larger; a proxy may send anything."""
+_LONGEST_BODY = 12 * 1024 * 1024
+"""No page of a list is larger; a proxy may send anything.  Held twice for a moment, it fits into the actuator's Pod."""
 
 
 class StatusDetails(Struct, frozen=True, rename="camel"):

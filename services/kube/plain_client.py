@@ -15,6 +15,8 @@ from services.kube.objects import Unavailable, raise_for_status
 
 _LONGEST_LINE = 4 * 1024 * 1024
 """No object of the API is larger; etcd takes 1.5 MiB."""
+_LONGEST_BODY = 8 * 1024 * 1024
+"""Of a page of a list, say: a whole order more than it has, and what the meter's memory holds."""
 _KEEP_ALIVE = (
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
     ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 10),
@@ -41,7 +43,12 @@ class PlainClient:
             Unavailable: no answer.
         """
         with self._request(path, query or [], self._timeout_s) as answer:
-            return answer.read()
+            body = answer.read(_LONGEST_BODY + 1)
+            if len(body) > _LONGEST_BODY:
+                raise Unavailable(f"the server's answer is larger than {_LONGEST_BODY} bytes", status=200)
+            if answer.length:
+                raise Unavailable(f"the connection ended {answer.length} bytes early", status=200)
+            return body
 
     def follow(self, path: str, query: list[tuple[str, str]], silence_s: float) -> Iterator[bytes]:
         """Read lines as they come, until the server ends them.

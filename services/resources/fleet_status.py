@@ -5,7 +5,7 @@ A thousand instances do not fit into a status: it counts them by state, and name
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -16,8 +16,8 @@ from schemas.units import Rate
 
 _WORST = 10
 _LONGEST_REASON = 256
-Standing = Literal["Violated", "NotEnforced", "Blind", "Waiting", "Holds"]
-STANDINGS: tuple[Standing, ...] = ("Violated", "NotEnforced", "Blind", "Waiting", "Holds")
+Standing = Literal["Violated", "NotEnforced", "Blind", "Waiting", "Holds", "NoCriticalPod"]
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
 """How an instance may stand, the worst first."""
 
 
@@ -36,19 +36,36 @@ class InstanceFacts(Struct, frozen=True, kw_only=True):
 
 
 def judge_instance(
-    domain: Domain, on: str, decision: Decision | None, actions: Mapping[str, Action], now: int
+    domain: Domain,
+    on: str,
+    decision: Decision | None,
+    actions: Mapping[str, Action],
+    now: int,
+    *,
+    without_critical: bool = False,
 ) -> InstanceFacts:
-    """Judge an instance of a definition by its last decision and the last report on each target; ``now`` is UTC ns."""
+    """Judge an instance of a definition.
+
+    Args:
+        domain: the definition.
+        on: the node, or the value of the label.
+        decision: the last; None before the first.
+        actions: the last report on each target, by its key.
+        now: UTC ns.
+        without_critical: whether no critical Pod is there, so that nothing can be measured.
+    """
     limit = sum(action.limit for action in actions.values()) if actions else None
     if decision is None:
         return InstanceFacts(on=on, standing="Waiting", limit=limit, reason="nothing was decided yet")
     standing, reason = _find_standing(domain, decision, actions, now)
+    if standing == "Blind" and without_critical and not _is_late(domain, decision, now):
+        standing, reason = "NoCriticalPod", "no critical Pod is there, so the fail-safe limit holds"
     stress = None if standing == "Blind" else decision.stress
     return InstanceFacts(on=on, standing=standing, stress=stress, limit=limit, reason=reason)
 
 
 def _find_standing(domain: Domain, decision: Decision, actions: Mapping[str, Action], now: int) -> tuple[Standing, str]:
-    if now - decision.end > domain.dead_man:
+    if _is_late(domain, decision, now):
         # No number of seconds: it would change all the time.
         return "Blind", f"no decision for more than {domain.dead_man}"
     if decision.violated:
@@ -58,6 +75,10 @@ def _find_standing(domain: Domain, decision: Decision, actions: Mapping[str, Act
     if decision.stress is None:
         return "Blind", decision.reason
     return ("Holds" if len(actions) >= len(domain.targets) else "Waiting"), decision.reason
+
+
+def _is_late(domain: Domain, decision: Decision, now: int) -> bool:
+    return now - decision.end > domain.dead_man
 
 
 def _find_trouble(decision: Decision, actions: Mapping[str, Action]) -> str:

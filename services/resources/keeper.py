@@ -5,7 +5,7 @@ What it says comes from the bus and from the set of definitions, so any actuator
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -56,6 +56,8 @@ class DefinitionView(Struct, frozen=True):
     """Whether workloads may join."""
     instances: Mapping[str, str] = {}
     """Of a definition with ``per``, its instances' names by place."""
+    without_critical: Collection[str] = ()
+    """The places of those without a critical Pod."""
 
 
 class StatusKeeper:
@@ -134,7 +136,7 @@ class StatusKeeper:
             if view.domain is not None:
                 found = await self._read_bus(view.domain)
                 if view.domain.is_template:
-                    found["instances"] = await self._read_instances(view.domain, view.instances)
+                    found["instances"] = await self._read_instances(view.domain, view)
         except (Denied, ApiError, ConnectionError, TimeoutError) as error:
             trouble = f"the bus does not answer: {type(error).__name__} {error}".strip()
         return Facts(
@@ -159,7 +161,7 @@ class StatusKeeper:
             actions = await _read_actions(bus, domain, domain.name)
         return {"sample": sample, "decision": decision, "actions": actions}
 
-    async def _read_instances(self, domain: Domain, names: Mapping[str, str]) -> tuple[InstanceFacts, ...]:
+    async def _read_instances(self, domain: Domain, view: DefinitionView) -> tuple[InstanceFacts, ...]:
         """Read how a definition's instances stand; only what the status says of each is kept."""
         bus = self.bus
         if bus is None:
@@ -167,10 +169,11 @@ class StatusKeeper:
 
         async def read(on: str, name: str) -> InstanceFacts:
             decision = await _read_last(bus, Decision, bus.subjects.decision(name))
-            return judge_instance(domain, on, decision, await _read_actions(bus, domain, name), time.time_ns())
+            actions, is_without = await _read_actions(bus, domain, name), on in view.without_critical
+            return judge_instance(domain, on, decision, actions, time.time_ns(), without_critical=is_without)
 
         found: list[InstanceFacts] = []
-        places = sorted(names.items())
+        places = sorted(view.instances.items())
         async with asyncio.timeout(_INSTANCES_BUS_S):
             for begin in range(0, len(places), _AT_ONCE):
                 found += await asyncio.gather(*(read(*one) for one in places[begin : begin + _AT_ONCE]))

@@ -6,6 +6,7 @@ the resource has them: ``spec.targets[0].failSafe: ...``.
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cache
 from types import NoneType
 from typing import Any, get_args
@@ -67,12 +68,14 @@ def read_domain(namespace: str, name: str, spec: Any, trusted: Collection[str] =
     try:
         domain = msgspec.convert(tree, Domain, dec_hook=decode_unit)
         Controller(domain)
-    except ValueError as error:
-        unexplained = str(error)
+    except Exception as error:  # noqa: BLE001 - a policy of another package may raise anything
+        unexplained = str(error) or type(error).__name__
     mistakes = [*reader.mistakes]
     if unexplained:
-        found = find_mistakes(tree, Domain) or [Mistake((), unexplained)]
-        mistakes += map(_translate, found)
+        found: list[Mistake] = []
+        with suppress(Exception):  # what could not be used may not be looked at either
+            found = find_mistakes(tree, Domain)
+        mistakes += map(_translate, found or [Mistake((), unexplained)])
     elif domain is not None and namespace not in trusted:
         mistakes += _find_foreign(domain, namespace, trusted)
     if mistakes or domain is None:

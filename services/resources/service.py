@@ -1,7 +1,7 @@
 """Domains described in the cluster and the workloads that join them, as one part of the actuator."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from schemas.config import Resources
@@ -31,6 +31,7 @@ class ResourceDomains:
         is_in_charge: Callable[[], bool],
         tell: Callable[[KubeObject, str], None] = lambda _workload, _why: None,
         find_instances: Callable[[str], Mapping[str, str]] = lambda _template: {},
+        find_without_critical: Callable[[str], Collection[str]] = lambda _template: (),
     ) -> None:
         """Prepare; ``run`` does the work.
 
@@ -43,10 +44,11 @@ class ResourceDomains:
             is_in_charge: whether this process writes statuses.
             tell: says on a workload why it does not join a domain by its label.
             find_instances: finds the names of a definition's instances by place.
+            find_without_critical: finds the places of those without a critical Pod.
         """
         self._definitions = definitions
         self._settings = settings
-        self._find_instances = find_instances
+        self._find_instances, self._find_without_critical = find_instances, find_without_critical
         self.watcher = ResourceWatcher(
             client,
             definitions,
@@ -85,10 +87,12 @@ class ResourceDomains:
         key = resource.source.key
         held = self._definitions.holding.get(domain_name(resource.metadata.namespace, resource.metadata.name))
         is_own = held is not None and held.source.key == key
+        template = held.domain.name if held is not None and is_own else ""
         return DefinitionView(
             held.domain if held is not None and is_own else None,
             self._definitions.refusals.get(key),
             self._definitions.turned_away.get(key, {}),
             is_open=key in self._definitions.enrolling,
-            instances=self._find_instances(held.domain.name) if held is not None and is_own else {},
+            instances=self._find_instances(template),
+            without_critical=self._find_without_critical(template),
         )

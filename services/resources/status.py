@@ -161,8 +161,15 @@ def _judge_domain(facts: Facts) -> dict[ConditionType, Finding]:
 def _judge_instances(facts: Facts) -> dict[ConditionType, Finding]:
     """The conditions of a definition with ``per``: one bad instance is enough, and is named."""
     found: dict[ConditionType, Finding] = {}
+    without = sum(one.standing == "NoCriticalPod" for one in facts.instances)
+    measured: Finding = ("False", "Measured", "every instance is measured")
+    if without == len(facts.instances):
+        measured = ("Unknown", "NoCriticalPod", "no critical Pod runs yet: the fail-safe limits hold")
+    elif without:
+        text = f"every instance with a critical Pod is measured; {without:,} of {len(facts.instances):,} have none"
+        measured = ("False", "Measured", text)
     for kind, standing, when_bad, when_good in (
-        ("Blind", "Blind", ("True", "NoData"), ("False", "Measured", "every instance is measured")),
+        ("Blind", "Blind", ("True", "NoData"), measured),
         (
             "Violated",
             "Violated",

@@ -61,6 +61,8 @@ class Sampler:
             define_source: tells the source whose workloads to measure from the next window on.
         """
         self.is_mine: Callable[[str], bool] = lambda _: True
+        self.is_without_critical: Callable[[str], bool] = lambda _: False
+        """Whether no critical Pod is where a domain looks: that it is blind is then no fault."""
         """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
@@ -193,7 +195,8 @@ class Sampler:
                     no_data=no_data,
                 )
             blind = explain_blindness(domain, sample)
-            metrics.samples.labels(domain.name, "data" if blind is None else "blind").inc()
+            outcome = "uncritical" if self.is_without_critical(domain.name) else "blind"
+            metrics.samples.labels(domain.name, "data" if blind is None else outcome).inc()
             measures = {measure.workload: measure for measure in sample.critical}
             for critical in domain.critical:
                 measure = measures.get(critical.key)
@@ -202,7 +205,7 @@ class Sampler:
                 for figure in ("jitter", "p95"):
                     value = getattr(measure, figure, None)
                     metrics.latency.labels(name, figure).set(math.nan if value is None else value)
-            self._report(f"domain {domain.name}", blind)
+            self._report(f"domain {domain.name}", blind if outcome == "blind" else None)
             results.append((sample, blind is None or any(measure.lost for measure in sample.critical)))
         return results
 

@@ -44,7 +44,15 @@ async def command(config: Config, bus: Bus, health: Health) -> None:
         check = None if names.namespace else find_workloads
         definitions = Follower(config.domains, health.set_note, check=check)
 
+        def is_without_critical(domain: str) -> bool:
+            known = definitions.defined.get(domain)
+            return known is not None and known.without_critical
+
+        sampler.is_without_critical = is_without_critical
+
         def define(before: Defined | None, after: Defined | None) -> None:
+            if before is not None and after is not None and before.domain is after.domain:
+                return  # only what does not concern the measuring is other
             sampler.define(definitions.domains)
             if after is None and before is not None:
                 outbox.drop(before.domain.name)

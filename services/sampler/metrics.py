@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from prometheus_client import Counter, Gauge, Histogram
 
 samples = Counter(
-    "sluice_sampler_samples", "Windows sampled, by whether control can act on them: data, blind.", ["domain", "outcome"]
+    "sluice_sampler_samples",
+    "Windows sampled, by whether control can act on them: data, blind; uncritical where no critical Pod is.",
+    ["domain", "outcome"],
 )
 dropped = Counter("sluice_sampler_dropped", "Samples given up because the bus did not take them in time.", ["domain"])
 skipped = Counter("sluice_sampler_skipped_windows", "Windows not measured because the one before took too long.")

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import nan
+from typing import get_args
 
 from schemas.definition import Definition
 from schemas.domain import Domain
@@ -24,7 +25,7 @@ _SILENT_PERIODS = 5
 _FEW = 24
 """Up to so many domains send their whole trail in the overview."""
 _SHORT_TRAIL = 30
-STATES: tuple[State, ...] = ("broken", "unenforced", "blind", "silent", "paused", "waiting", "near", "good")
+STATES: tuple[State, ...] = get_args(State)
 
 
 class Trail:
@@ -97,6 +98,8 @@ class LiveDomain:
     targets: dict[str, LiveTarget] = field(default_factory=dict)
     trail: Trail = field(default_factory=Trail)
     was_silent: bool = False
+    without_critical: bool = False
+    """Of an instance: whether no critical Pod is there."""
 
     def __post_init__(self) -> None:
         """List the configured targets in their order."""
@@ -176,6 +179,8 @@ class LiveDomain:
             state = "broken"
         elif self.overrun:
             state, reason = "unenforced", self.overrun
+        elif self.stress is None and self.without_critical:
+            state, reason = "uncritical", "no critical Pod is there, so the fail-safe limit holds"
         elif self.stress is None:
             state, reason = "blind", self.blind or self.reason
         elif paused:
@@ -263,6 +268,7 @@ class BusOverview:
             status.add_action(message)
         elif isinstance(message, Definition):
             status.configure(message.configuration)
+            status.without_critical = message.without_critical
         return status
 
     @property

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-State = Literal["broken", "unenforced", "blind", "silent", "paused", "waiting", "near", "good"]
-"""How a domain fares, the most urgent first."""
+State = Literal["broken", "unenforced", "blind", "silent", "paused", "waiting", "near", "good", "uncritical"]
+"""How a domain fares, the most urgent first.  The last one: no critical Pod is there, so nothing can be measured."""
 SeriesKind = Literal["p95", "jitter", "limit", "sent", "safe", "expected", "shadow"]
 MarkKind = Literal["raise", "lower", "cut", "no-data", "fault", "applied", "failed", "autonomous", "paused"]
 Text = Annotated[str, Meta(max_length=4096)]

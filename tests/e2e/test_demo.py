@@ -16,11 +16,18 @@ from tests.support.waiting import PATIENCE_S
 
 
 def run_printed_commands(printed: str, recording: Path, folder: Path | None = None) -> None:
-    """Run the three commands in its last lines, as printed, in the folder where the demo ran (default: here)."""
+    """Run the commands in its last lines, as printed, in the folder where the demo ran (default: here)."""
     commands = [line for line in printed.partition("is recorded in")[2].splitlines() if line.startswith("    ")]
-    assert [command.split()[1] for command in commands] == ["replay", "report", "explain"], printed
+    assert [command.split()[1] for command in commands] == ["replay", "report", "explain", "ui"], printed
+    *ending, page = commands
+    with subprocess.Popen(
+        f"exec {page.strip()} --port 0", cwd=folder, shell=True, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.terminate()
     outputs = []
-    for command in commands:
+    for command in ending:
         done = subprocess.run(
             command, cwd=folder, shell=True, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False
         )

@@ -17,6 +17,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.path_proxy import behind
 from tests.support.ui_names import HOSTILE, rename
 from tests.support.ui_server import publish, recent_stream, serve_page
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 COUNT = 120
@@ -56,6 +57,7 @@ async def test_a_recording_is_looked_at(recording: Path) -> None:
             "[...document.querySelectorAll('dialog button')].find(one => one.innerText.includes('Before')).click()"
         )
         await wait_for(page, f"document.getElementById('story-title').innerText !== {json.dumps(title)}")
+        await require_focus(page)
         await press(page, "Escape")
         await wait_for(page, "!document.querySelector('dialog[open]') && location.hash.includes('/domain')")
         await travel(page)
@@ -81,6 +83,20 @@ async def step_through_marks(page: Page) -> None:
         )
         await press(page, "ArrowLeft")
     assert shown == listed
+
+
+async def require_focus(page: Page) -> None:
+    """The keyboard steps from story to story by one button, and begins at the title of a view that a link opened."""
+    title = await read_text(page, "#story-title")
+    await page.value("document.querySelector('dialog [data-does=before]').focus()")
+    await press(page, "Enter")
+    await wait_for(page, f"document.getElementById('story-title').innerText !== {json.dumps(title)}")
+    await wait_for(page, "document.activeElement.dataset.does === 'before'", "the button lost the focus")
+    await page.value("document.querySelector('dialog a').focus()")
+    await press(page, "Enter")
+    await wait_for(page, "document.activeElement.matches('main h1')", "the view has no focus")
+    await page.value("history.back()")
+    await wait_for(page, "document.querySelector('dialog[open] details')", "there is no way back")
 
 
 async def travel(page: Page) -> None:
@@ -135,6 +151,23 @@ HOUR = """
 """
 """Adds the updates of an hour, two a second, to a history that shows five minutes."""
 
+GAPS = """
+(async () => {
+  const { History, plain } = await import('./series.js'), { joins } = await import('./plot.js');
+  const history = new History(), every = [...Array(20).keys()].map(i => 1e12 + i * 500);
+  const windows = every.filter((_, i) => i < 8 || i > 11), long = every.map((_, i) => 1e12 + i * 60e3);
+  const one = (kind, name, t) => ({ kind, name, t, v: t.map(() => 1) });
+  history.replace({
+    series: [one('p95', 'a', windows), one('p95', 'b', every), one('limit', 'c', windows)],
+    marks: [], broken: [], blind: [{ begin: 1e12 + 3500, end: 1e12 + 5500, what: 'no data' }],
+  });
+  const blind = history.shades.filter(one => one.blind);
+  const curves = [...history.curves.values(), ...plain([one('p95', 'd', long)], 'of a day')];
+  return curves.map(one => one.t.slice(1).filter((_, i) => !joins(one, i + 1, blind)).map(t => t - 1e12));
+})()
+"""
+"""Where lines have gaps: of a workload that was not measured for a while, one that was, a limit, and a long time."""
+
 
 async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Path) -> None:
     """Curves, marks and shaded times are forgotten once they are out of sight; a mark is none of another target."""
@@ -143,6 +176,7 @@ async def test_an_hour_of_updates_takes_no_more_than_what_is_shown(recording: Pa
         assert most < 2 * 450 + 300
         assert 440_000 < shown < 470_000
         assert unique == 1
+        assert await page.value(GAPS) == [[6000], [], [], []]
         assert page.complaints == []
 
 
@@ -164,8 +198,27 @@ async def test_a_finger_and_odd_addresses(recording: Path) -> None:
         )
         await wait_for(page, "document.querySelector('main h1')?.innerText === 'What if?'", "no view")
         assert await page.value("document.querySelectorAll('main h1').length") == 1
+        await go(page, "#/?s=gone")
+        await wait_for(page, "document.querySelector('.empty')?.innerText.includes('not here any more')", "no reason")
+        assert not await page.value("document.querySelectorAll('.card').length")
+        await page.value("document.querySelector('.empty a').click()")
+        await wait_for(page, "document.querySelectorAll('.card').length === 2", "the link leads nowhere")
         await go(page, "#/constructor")
         await wait_for(page, "document.querySelectorAll('.card').length === 2", "no overview")
+        await require_redrawing(page)
+
+
+async def require_redrawing(page: Page) -> None:
+    """The small curves of a recording follow the window's size and its colours."""
+    curve = "(one => one.width + one.toDataURL())(document.querySelector('.card canvas'))"
+    await wait_for(page, "document.querySelector('.card canvas').width > 300")
+    light = await wait_for(page, curve)
+    await page.resize(500, 1000)
+    await wait_for(page, "document.querySelector('.card canvas').width < 480", "it is stretched")
+    await page.resize(700, 1000)
+    await wait_for(page, f"{curve} === {json.dumps(light)}", "it is not drawn again")
+    await page.resize(700, 1000, dark=True)
+    await wait_for(page, f"{curve} !== {json.dumps(light)}", "its colours stay")
 
 
 async def test_a_dropped_recording_is_shown(recording: Path) -> None:
@@ -207,6 +260,7 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             await page.value("window.painted = 0; addEventListener('sluice:painted', () => { window.painted += 1; })")
             await publish(bus, lines[-80:-65])
             await wait_for(page, "window.painted > 0", "nothing was painted")
+            await require_quiet_while_hidden(page)
             await page.value("document.querySelector('.card a').click()")
             await wait_for(page, "document.querySelectorAll('main tbody tr').length > 1")
             rows = await page.value("document.querySelector('main tbody').innerText")
@@ -235,3 +289,19 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             )
             assert [one for one in page.complaints if "ERR_ABORTED" not in one] == []
             assert all(PREFIX not in one or "/proxy/" in one for one in page.fetched)
+
+
+async def require_quiet_while_hidden(page: Page) -> None:
+    """A hidden tab gives back its connection, of which a browser has six, and follows again once it is seen."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {{configurable: true, value: {hidden}}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    before = page.fetched.copy()
+    await page.value(hide.format(hidden="true"))
+    await page.value("new Promise(done => requestAnimationFrame(done))")
+    assert not any("/events" in one for one in page.fetched[len(before) :])
+    await page.value(hide.format(hidden="false"))
+    async with asyncio.timeout(PATIENCE_S):
+        while not any("/events" in one for one in page.fetched[len(before) :]):
+            await page.value("new Promise(done => requestAnimationFrame(done))")

@@ -145,7 +145,7 @@ FLEET = [
         {
             "{{domain}}": f"bottomk({_WORST}, "
             'sum by (domain) (rate(sluice_sampler_samples_total{outcome="data"}[$__rate_interval])) '
-            "/ sum by (domain) (rate(sluice_sampler_samples_total[$__rate_interval])))"
+            '/ sum by (domain) (rate(sluice_sampler_samples_total{outcome=~"data|blind"}[$__rate_interval])))'
         },
         f"Share of the windows that control could act on: the {_WORST} domains with the fewest.",
     ),
@@ -214,7 +214,7 @@ DOMAIN = [
     stat(
         "Samples with data",
         'sum(rate(sluice_sampler_samples_total{domain=~"$domain", outcome="data"}[$__rate_interval])) '
-        '/ sum(rate(sluice_sampler_samples_total{domain=~"$domain"}[$__rate_interval]))',
+        '/ sum(rate(sluice_sampler_samples_total{domain=~"$domain", outcome=~"data|blind"}[$__rate_interval]))',
         "Share of the windows that control could act on.",
         unit="percentunit",
     ),

@@ -45,6 +45,7 @@ class _CriticalPods:
     def __init__(self, notify: Callable[[str, Set[str]], None]) -> None:
         self.names = frozenset[str]()
         self._notify = notify
+        self._is_listed = False
         self._pods: dict[str, tuple[str, str]] = {}
         """By uid, a Pod's workload and node."""
         self._nodes: dict[str, Counter[str]] = {}
@@ -56,6 +57,7 @@ class _CriticalPods:
     def take(self, change: Change) -> None:
         """Take a change from the watch."""
         if isinstance(change, Listed):
+            self._is_listed = True
             listed = {pod.uid: pod for pod in change.objects}
             for uid in self._pods.keys() - listed.keys():
                 self._count(uid, None)
@@ -63,8 +65,16 @@ class _CriticalPods:
                 self._count(uid, pod)
         else:
             self._count(change.object.uid, None if isinstance(change, Deleted) else change.object)
-        for name, nodes in self._nodes.items():
-            self._notify(name, nodes.keys())
+        self.tell()
+
+    def look_for(self, names: Set[str]) -> None:
+        """Look for other workloads; a list of the Pods follows."""
+        self.names, self._is_listed = frozenset(names), False
+
+    def tell(self) -> None:
+        """Notify of every workload's nodes, once they are known."""
+        for name in self.names if self._is_listed else ():
+            self._notify(name, self._nodes.get(name, Counter()).keys())
 
     def _count(self, uid: str, pod: Pod | None) -> None:
         before = self._pods.pop(uid, None)
@@ -86,14 +96,15 @@ class Placement:
     def __init__(
         self,
         client: Watcher,
-        see: Callable[[str, Places], None],
+        see: Callable[[str, Places, Set[str] | None], None],
         set_note: Callable[[str, str | None], None] = lambda _about, _text: None,
     ) -> None:
         """Prepare; ``run`` does the work.
 
         Args:
             client: of the API.
-            see: gets a template's name and its places, whenever these are others.
+            see: gets a template's name, its places and those with critical Pods (None: not known yet), whenever these
+                are others.
             set_note: shows people what cannot be watched, and which nodes have no place.
         """
         self._client, self._see, self._set_note = client, see, set_note
@@ -143,8 +154,9 @@ class Placement:
         for namespace in {*wanted, *self._critical}:
             known = self._critical.setdefault(namespace, _CriticalPods(self._notify_of(namespace)))
             if known.names != wanted.get(namespace, set()):
-                known.names = frozenset(wanted.get(namespace, ()))
+                known.look_for(wanted.get(namespace, set()))
                 self._start(f"pods in {namespace}")
+            known.tell()
 
     def note(self, template: str, workload: str, nodes: Set[str]) -> None:
         """Take note of the nodes on which a target of a template has Pods now."""
@@ -182,7 +194,15 @@ class Placement:
             per = self._templates[template].per
             text = f"nobody limits Pods on nodes without the label {per}: {', '.join(nowhere)[:200]}"
             self._set_note(f"{template} places", text if nowhere else None)
-            self._see(template, {place: frozenset(nodes) for place, nodes in places.items()})
+            found = {place: frozenset(nodes) for place, nodes in places.items()}
+            self._see(template, found, self._find_critical(template))
+
+    def _find_critical(self, template: str) -> Set[str] | None:
+        """The places with critical Pods; None while one of the workloads has not been looked for."""
+        known = [self._nodes.get((template, one.key)) for one in self._templates[template].critical]
+        if None in known:
+            return None
+        return {self.find_place(template, node) for nodes in known if nodes for node in nodes}
 
     async def run(self) -> None:
         """Watch, for ever."""

@@ -104,10 +104,11 @@ class SpreadTarget:
 
     async def run(self) -> None:
         """Keep the sum on the workload, until it is stopped."""
+        shared = self._shared
         while not self._is_stopping:
             self._awake.clear()
             began = time.perf_counter()
-            retry_s = await self._write_sum()
+            retry_s = await shared.survive(self.target.key, self._write_sum)
             await asyncio.sleep(max(EVERY_S, _SHARE * (time.perf_counter() - began)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(retry_s):

@@ -54,7 +54,7 @@ _DOWN_S = (0.5, 3.0)
 """How long a killed part stays away."""
 _FROZEN = 1 / 3
 _SETTLE_S = 3.0
-"""From the last kill to the audit."""
+"""From when all parts are ready again to the audit."""
 _RULES = ("sequence", "decision", "bounds", "fence")
 """The audit's rules about what was done; the others are about how it was reported."""
 _BOUNDS = {
@@ -242,6 +242,7 @@ async def run_chaos(home: Path, seconds: float, every_s: float, seed: int) -> Ob
             await stage.wait_until_ready(alike)
             part = choose.choice(alike)
             await stage.kill(part, down_s, frozen=choose.random() < _FROZEN)
+        await stage.wait_until_ready(stage.parts)
         await asyncio.sleep(_SETTLE_S)
         observed = stage.observed
         observed.seconds = list(stage.plant.take_seconds())

@@ -3,6 +3,7 @@
 Hours of a thousand nodes take minutes.  Goodput, violation and patches are judged for the fleet as a whole.
 """
 
+import asyncio
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import click
 
-from services.bench.fleet.cost import draw_growth, measure_growth, summarize_growth
+from services.bench.fleet.change import LAST_DECISION, measure_change
+from services.bench.fleet.cost import SIZES, draw_growth, measure_growth, summarize_growth
 from services.bench.fleet.fleet import Course, Fleet, Result
 from services.bench.fleet.links import PERIOD_S
+from services.bench.fleet.service_costs import measure_services, summarize_services
 from services.bench.fleet.warm import CASES, compare_starts
 from services.bench.goals import show
 from services.runtime import logging_setup
 from services.runtime.option_types import FiguresFile, ResultFile
 
 _COST_S = 6
+_INSTANCES = 1000
 _GOALS = {
     "violation, % of node-seconds": "<= 0.5",
     "goodput, % of what was possible": ">= 93",
@@ -35,7 +39,8 @@ _GOALS = {
 @click.option("--flap", is_flag=True, help="Lose the measurements of all nodes for ten seconds, in the middle.")
 @click.option("--cold", is_flag=True, help="Let new instances begin afresh.")
 @click.option("--starts", is_flag=True, help="Compare both ways to begin on the simulated plant, and nothing else.")
-@click.option("--costs", is_flag=True, help="Measure the decision service at 10, 100 and 1,000 instances instead.")
+@click.option("--costs", is_flag=True, help="Measure each service at 10, 100 and 1,000 instances instead.")
+@click.option("--change", is_flag=True, help="Measure how soon a changed definition reaches 1,000 instances instead.")
 @click.option("--picture", type=ResultFile(), help="With --costs: draw the growth into this SVG.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything random.")
 @click.option("--json", "path", type=FiguresFile(), help="Add the figures to this file.")
@@ -46,6 +51,7 @@ def command(  # noqa: PLR0913, PLR0917 - one an option
     cold: bool,
     starts: bool,
     costs: bool,
+    change: bool,
     picture: Path | None,
     seed: int,
     path: Path | None,
@@ -61,8 +67,16 @@ def command(  # noqa: PLR0913, PLR0917 - one an option
         logging_setup.configure("bench", "error")
         growth = measure_growth(_COST_S)
         show("cost of an instance", summarize_growth(growth), {"memory of an instance, KiB": "<= 64"}, path)
+        services = summarize_services(measure_services(SIZES, _COST_S))
+        goals = {f"{name}, memory of an instance, KiB": "<= 64" for name in ("sampler", "actuator")}
+        show("cost of an instance, the other services", services, goals, path)
         if picture is not None:
             draw_growth(growth, picture)
+        return
+    if change:
+        logging_setup.configure("bench", "error")
+        reached = asyncio.run(measure_change(_INSTANCES))
+        show(f"a changed definition, {_INSTANCES:,} instances", reached, {LAST_DECISION: "<= 5"}, path)
         return
     course = Course(60 * minutes, flap_at=30.0 * minutes if flap else None)
     began = time.monotonic()

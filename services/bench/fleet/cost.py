@@ -17,6 +17,8 @@ from services.plant.harness.processes import Processes
 
 _S = 10**9
 _PERIOD = _S // 2
+SIZES = (10, 100, 1000)
+"""Numbers of instances."""
 
 
 class Cost(Struct, frozen=True):
@@ -45,10 +47,10 @@ async def measure_cost(instances: int, seconds: int) -> Cost:
             await processes.start("decision", find_program("sluice"), "decision", "--config", path)
             await page.wait_ready(processes, "decision", "bus")
             begin = time.time_ns() // _PERIOD * _PERIOD - 3600 * _S
-            await _publish_round(bus, domains, begin)  # every instance is new in the first round
+            await publish_round(bus, domains, begin)  # every instance is new in the first round
             cpu, at = await page.metric("process_cpu_seconds_total"), time.monotonic()
             for number in range(1, 2 * seconds + 1):
-                await _publish_round(bus, domains, begin + number * _PERIOD)
+                await publish_round(bus, domains, begin + number * _PERIOD)
                 await asyncio.sleep(max(at + number / 2 - time.monotonic(), 0))
             used = await page.metric("process_cpu_seconds_total") - cpu
             steps = await page.metric("sluice_decision_steps_total")
@@ -57,7 +59,8 @@ async def measure_cost(instances: int, seconds: int) -> Cost:
             return Cost(instances, used / seconds, await page.resident_mib(), decided)
 
 
-async def _publish_round(bus: Bus, domains: tuple[Domain, ...], end: int) -> None:
+async def publish_round(bus: Bus, domains: tuple[Domain, ...], end: int) -> None:
+    """Publish a sample of each domain that ends at ``end``, UTC ns."""
     async with asyncio.TaskGroup() as group:
         for domain in domains:
             sample = _build_sample(domain, end)
@@ -78,7 +81,7 @@ def _build_sample(domain: Domain, end: int) -> Sample:
 
 def measure_growth(seconds: int) -> list[Cost]:
     """At 10, 100 and 1,000 instances."""
-    return [asyncio.run(measure_cost(instances, seconds)) for instances in (10, 100, 1000)]
+    return [asyncio.run(measure_cost(instances, seconds)) for instances in SIZES]
 
 
 def summarize_growth(costs: list[Cost]) -> dict[str, float]:

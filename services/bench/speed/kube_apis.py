@@ -81,7 +81,7 @@ async def start_emulator(processes: Processes) -> Api:
     url = f"http://127.0.0.1:{port}"
     await processes.start("emulator", find_program("python"), "-m", "services.bench.speed.emulator_process", str(port))
     api = Api("emulator", url, Kubernetes(server=url))
-    await _answers(api, processes, "emulator")
+    await wait_for_answer(api, processes, "emulator")
     return api
 
 
@@ -123,7 +123,7 @@ async def start_real(processes: Processes) -> Api:
     }
     kubeconfig.write_text(json.dumps(tree), encoding="utf-8")
     api = Api(name="real API server", url=url, config=Kubernetes(kubeconfig=str(kubeconfig)), token=token, ca=ca)
-    await _answers(api, processes, "kube-apiserver")
+    await wait_for_answer(api, processes, "kube-apiserver")
     await processes.start(
         "kube-controller-manager", assets / "kube-controller-manager", f"--kubeconfig={kubeconfig}",
         *("--leader-elect=false", "--controllers=deployment,replicaset", "--secure-port=0"),
@@ -131,7 +131,13 @@ async def start_real(processes: Processes) -> Api:
     return api
 
 
-async def _answers(api: Api, processes: Processes, name: str) -> None:
+async def wait_for_answer(api: Api, processes: Processes, name: str) -> None:
+    """Wait until an API answers; ``name`` is its process.
+
+    Raises:
+        NotReady: it does not in time.
+        ProcessDied: the process ended.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         processes.check(name)

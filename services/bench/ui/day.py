@@ -30,39 +30,61 @@ Line = tuple[str, int, dict[str, str], bytes]
 
 
 class _Origin:
-    """One stream as it is filled."""
+    """One stream as it is filled.
+
+    A server that hears nothing from an origin for ten seconds asks for another consumer, from the first message that it
+    lacks.  So what is not known to be stored is kept, and sent again.
+    """
 
     def __init__(self, session: Session, leaf: "_Leaf", config: dict[str, Any]) -> None:
         self._session = session
         self._leaf = leaf
         self._config = config
+        self._name = f"ORIGIN_{config['name']}"
         self._target = ""
         self._consumer = ""
+        self._delivered = 0
+        self._kept: list[Line] = []
+        """The last of those that were sent."""
         self.sent = 0
 
     async def open(self) -> None:
         """Create the stream as a mirror, and answer its request for a consumer."""
-        name = self._config["name"]
-        origin = f"ORIGIN_{name}"
         left_out = ("subjects", "duplicate_window", "max_age", "allow_direct")
         kept = {key: value for key, value in self._config.items() if key not in left_out}
-        mirror = {"name": origin, "external": {"api": _API, "deliver": _DELIVER}}
-        await self._session.request(f"STREAM.CREATE.{name}", kept | {"mirror": mirror})
+        mirror = {"name": self._name, "external": {"api": _API, "deliver": _DELIVER}}
+        await self._session.request(f"STREAM.CREATE.{self._config['name']}", kept | {"mirror": mirror})
         async with asyncio.timeout(_PATIENCE_S):
-            reply, body = await self._leaf.asked.get()
-        config = json.loads(body)["config"]
-        self._target, self._consumer = config["deliver_subject"], config["name"]
+            while not self._consumer:
+                self._answer()
+                await asyncio.sleep(0.01)
+
+    def _answer(self) -> None:
+        """If the server has asked for a consumer, create it, and deliver what the server lacks."""
+        if (asked := self._leaf.asked.pop(self._name, None)) is None:
+            return
+        reply, config = asked
+        self._target, self._consumer, self._delivered = config["deliver_subject"], config["name"], 0
         none = {"consumer_seq": 0, "stream_seq": 0}
         created = {"type": "io.nats.jetstream.api.v1.consumer_create_response", "created": "2026-01-01T00:00:00Z"}
-        consumer = {"stream_name": origin, "name": config["name"], "config": config, "num_pending": 0}
+        consumer = {"stream_name": self._name, "name": self._consumer, "config": config, "num_pending": 0}
         answer = json.dumps(created | consumer | {"delivered": none, "ack_floor": none}).encode()
         self._leaf.writer.write(f"LMSG {reply} {len(answer)}\r\n".encode() + answer + b"\r\n")
+        first = self.sent - len(self._kept) + 1
+        wanted = max(first, config.get("opt_start_seq", first))
+        for number, line in enumerate(self._kept[wanted - first :], wanted):
+            self._deliver(number, line)
 
     def send(self, line: Line) -> None:
         """Deliver one message as a consumer of the origin would."""
-        subject, at, headers, body = line
         self.sent += 1
-        reply = f"$JS.ACK.origin.{self._consumer}.1.{self.sent}.{self.sent}.{at}.0@{subject}"
+        self._kept.append(line)
+        self._deliver(self.sent, line)
+
+    def _deliver(self, number: int, line: Line) -> None:
+        subject, at, headers, body = line
+        self._delivered += 1
+        reply = f"$JS.ACK.origin.{self._consumer}.1.{number}.{self._delivered}.{at}.0@{subject}"
         head = "".join(["NATS/1.0\r\n", *(f"{key}: {value}\r\n" for key, value in headers.items()), "\r\n"]).encode()
         start = f"HMSG {self._target} {reply} {len(head)} {len(head) + len(body)}\r\n"
         self._leaf.writer.write(b"".join([start.encode(), head, body, b"\r\n"]))
@@ -71,8 +93,10 @@ class _Origin:
         """Wait until the server has stored all that was sent."""
         info = f"STREAM.INFO.{self._config['name']}"
         async with asyncio.timeout(_PATIENCE_S):
-            while (await self._session.request(info))["state"]["last_seq"] < self.sent:  # noqa: ASYNC110 - a server
+            while (await self._session.request(info))["state"]["last_seq"] < self.sent:
+                self._answer()
                 await asyncio.sleep(0.1)
+        self._kept.clear()
 
     async def promote(self) -> None:
         """Make a stream of its own of the mirror."""
@@ -161,8 +185,8 @@ class _Leaf:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
-        self.asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        """Requests for a consumer: reply subject, body."""
+        self.asked: dict[str, tuple[str, dict[str, Any]]] = {}
+        """By origin, the last request for a consumer: reply subject, its configuration."""
         self._reader = reader
 
     async def listen(self) -> None:
@@ -177,7 +201,8 @@ class _Leaf:
                 body = (await self._reader.readexactly(int(words[-1]) + 2))[:-2]
                 headed = int(words[-2]) if command == "HMSG" else 0
                 if ".CONSUMER.CREATE." in words[0]:
-                    self.asked.put_nowait((words[1], body[headed:]))
+                    asked = json.loads(body[headed:])
+                    self.asked[asked["stream_name"]] = words[1], asked["config"]
 
 
 @asynccontextmanager

@@ -161,6 +161,9 @@ How did it go?  One page, for engineers and for those who run the plant:
     {sluice} report {file} -o {_quote(recording.with_suffix(".html"))}
 Why did a limit move last?
     {sluice} explain {DOMAIN} {file}
+
+In a browser, to play it, to look at any time, and to try other policies:
+    {sluice} ui {file}
 """
 
 

@@ -19,6 +19,8 @@ from services.sampler.workloads import Workloads
 SeriesKind = Literal["latency", "lost", "throughput", "unmetered"]
 
 _LONGEST_LINE = 256 * 1024
+_LINE_BYTES = 512
+"""Of a line on average, where there are as many as there may be: twice what cAdvisor writes."""
 _SHOWN = 300
 """Characters of a malformed line that are shown."""
 
@@ -116,14 +118,17 @@ class PageReader:
         """
         grammar = OPENMETRICS if openmetrics else TEXT
         draft = _Draft(ScrapedPage({}, {}, {}), {}, set(), {})
-        count = 0
+        count = size = 0
         for lines in _split_lines(chunks, grammar, is_whole=is_whole):
             for line in self._select(lines):
-                count += 1
+                count, size = count + 1, size + len(line)
                 if count > self._max_lines:
                     raise MalformedPage(f"more than {self._max_lines} lines of the configured workloads")
+                if size > _LINE_BYTES * self._max_lines:
+                    most = _LINE_BYTES * self._max_lines
+                    raise MalformedPage(f"more than {most} bytes of lines of the configured workloads")
                 self._take(line, grammar, draft)
-        if len(self._known) > 4 * count + 1000:
+        if len(self._known) > count + 1000:
             # Pods come and go: drop the cache, and parse the remaining ones again.
             self._known.clear()
             self._series.clear()

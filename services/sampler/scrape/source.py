@@ -29,6 +29,8 @@ _ACCEPT = "text/plain;version=0.0.4"
 _ACCEPT_ANY_NAME = f"text/plain;version=1.0.0;escaping=allow-utf-8,{_ACCEPT};q=0.5"
 """Without it, exporters write underscores for what only names in quotation marks may hold."""
 _NO_PAGES = ("text/html", "application/json", "application/vnd.google.protobuf")
+_MOST_CHURN = 1.2
+"""Times the lines that a page may have: the series of a window, for whose labels memory is needed."""
 ONE_PAGE = "seen on one page so far; a window needs two"
 _NOT_COUNTED = "not counted anew within the window"
 
@@ -92,6 +94,9 @@ class Scraper:
         except (RequestFailed, MalformedPage) as error:
             self.window.drop_old(end, time.monotonic())
             return f"{self.url}: {self._http.hide(str(error))}"
+        self.window.drop_old(end, at)
+        if (count := self.window.count_with(page)) > _MOST_CHURN * self._max_lines:
+            return f"{self.url}: {count} series within a window: their labels change from page to page"
         self.page = page
         self.window.add(end, at, page)
         return None

@@ -158,6 +158,10 @@ class PageWindow:
         """Read these workloads from the next page on, which were not read before."""
         self._unread = frozenset(workloads)
 
+    def count_with(self, page: ScrapedPage) -> int:
+        """How many series would be remembered with another page: more than it has where labels change."""
+        return len(self._last.keys() | page.counters.keys())
+
     def add(self, end: int, at: float, page: ScrapedPage) -> None:
         """Add the page that was read for the window ending at ``end``.
 

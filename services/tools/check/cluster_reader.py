@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from msgspec.structs import replace
 
@@ -28,6 +28,7 @@ from services.tools.check.trial_patches import try_patches
 from services.tools.check.workload_reader import read_others
 
 _RECORD = "sluice.dev/limit"
+_PAGE = 200
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\..*)?$")
 """A name that the cluster's own DNS gives."""
@@ -45,6 +46,10 @@ async def check_cluster(config: Config) -> CheckResult:
     except (KubeConfigError, Rejected, Unavailable) as error:
         problem = Finding("error", "kubernetes", str(error))
         return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
+    except (LookupError, TypeError, AttributeError) as error:
+        text = f"an answer of the API server is not what was asked for ({type(error).__name__}: {error})"
+        problem = Finding("error", "kubernetes", text)
+        return CheckResult("kubernetes", where, "", reached=True, findings=(problem,))
     state = f"{len(cluster.nodes)} nodes, {len(cluster.deployments)} of the configured workloads, their pods"
     findings = (*check_cluster_objects(config.domains, cluster), *refused)
     return CheckResult("kubernetes", where, state, reached=True, findings=findings)
@@ -60,8 +65,8 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
     if cilium is None:
         # Cilium may be installed into any namespace; who may not look into all of them sees the usual one only.
         with suppress(Rejected):
-            found = (await _fetch(api, "/api/v1/configmaps?fieldSelector=metadata.name%3Dcilium-config"))["items"]
-            if found:
+            named_so = await _fetch(api, "/api/v1/configmaps?fieldSelector=metadata.name%3Dcilium-config")
+            if found := (named_so or {}).get("items"):
                 cilium, home = found[0], found[0]["metadata"]["namespace"]
     agent = await _fetch(api, f"/apis/apps/v1/namespaces/{home}/daemonsets/cilium")
     deployments = await _list_items(api, "apis/apps/v1", namespaces, "deployments")
@@ -82,7 +87,7 @@ async def _read(api: KubeClient, config: Config) -> ClusterObjects:
             volumes = any(annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes["items"])
     return ClusterObjects(
         cilium=None if cilium is None else cilium.get("data") or {},
-        nodes=(await _fetch(api, "/api/v1/nodes"))["items"],
+        nodes=await _list_pages(api, "/api/v1/nodes"),
         deployments=workloads,
         pods=await _list_items(api, "api/v1", namespaces, "pods"),
         policies=[*policies, *(wide["items"] if wide is not None else ())],
@@ -159,8 +164,30 @@ def parse_service(address: str) -> str | None:
 
 
 async def _list_items(api: KubeClient, group: str, namespaces: Iterable[str], resource: str) -> list[Any]:
-    lists = await asyncio.gather(*(_fetch(api, f"/{group}/namespaces/{name}/{resource}") for name in namespaces))
-    return [item for one in lists if one is not None for item in one["items"]]
+    lists = await asyncio.gather(*(_list_pages(api, f"/{group}/namespaces/{name}/{resource}") for name in namespaces))
+    return [item for one in lists for item in one]
+
+
+async def _list_pages(api: KubeClient, path: str) -> list[Any]:
+    """List what is at a path, a page at a time; nothing where there is no such kind.
+
+    Raises:
+        Rejected or Unavailable: it cannot be listed, or the answer is no list.
+    """
+    found: list[Any] = []
+    following = ""
+    while True:
+        more = f"&continue={quote(following, safe='')}" if following else ""
+        page = await _fetch(api, f"{path}?limit={_PAGE}{more}")
+        if page is None:
+            return found
+        items = page.get("items", ())
+        if not (items is None or (isinstance(items, list | tuple) and all(isinstance(one, dict) for one in items))):
+            raise Unavailable(f"{path}: the server's answer is no list")
+        found += items or ()
+        following = (page.get("metadata") or {}).get("continue") or ""
+        if not following:
+            return found
 
 
 async def _fetch(api: KubeClient, path: str) -> Any:

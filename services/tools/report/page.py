@@ -20,6 +20,7 @@ from services.tools.common.formatting import (
     short_name,
 )
 from services.tools.common.time_options import format_time
+from services.tools.report.groups import group_domains
 from services.tools.report.incidents import Incident
 from services.tools.report.plots import build_figure, describe_plots
 from services.tools.report.statistics import DomainStatistics, ReportStatistics
@@ -28,6 +29,8 @@ _PLOTS = 12
 _WORST = 0.05
 _SELDOM = 0.01
 _OVERRUNS = 5
+_INSTANCES = 10
+"""Instances of a definition that are not folded."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def render_page(statistics: ReportStatistics, findings: Findings, heading: Headi
     return environment.from_string(template).render(
         heading=heading,
         domains=domains,
+        groups=group_domains(domains),
+        worst_instances=_INSTANCES,
         plotted=domains[:_PLOTS],
         figures={one.name: Markup(build_figure(one)) for one in domains[:_PLOTS]},  # noqa: S704 - escaped for its place
         describe_plots=describe_plots,
@@ -150,14 +155,16 @@ def _describe_enforcement(one: DomainStatistics) -> Iterator[str]:
             yield f"In {count / one.judged[key]:.0%} of the windows {short_name(key)} filled its limit{minimum}."
 
 
-def mean_sent(one: DomainStatistics) -> float | None:
-    """Return what all targets sent together on average, kbit/s."""
-    return _sum_of_averages(one.goodput)
+def mean_sent(*domains: DomainStatistics) -> float | None:
+    """Return what all targets of these domains sent together on average, kbit/s."""
+    known = [mean for one in domains if (mean := _sum_of_averages(one.goodput)) is not None]
+    return sum(known) if known else None
 
 
-def mean_limit(one: DomainStatistics) -> float | None:
+def mean_limit(*domains: DomainStatistics) -> float | None:
     """Return the mean of all targets' limits together, kbit/s; None where one holds for each pod."""
-    return None if one.per_pod else _sum_of_averages(one.limits)
+    known = [mean for one in domains if (mean := _sum_of_averages(one.limits)) is not None]
+    return sum(known) if known and not any(one.per_pod for one in domains) else None
 
 
 def _sum_of_averages(curves: Any) -> float | None:

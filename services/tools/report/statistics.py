@@ -61,6 +61,8 @@ class DomainStatistics:
         """
         self.name = name
         self.domain = domain
+        self.without_critical = False
+        """Of an instance: whether no critical Pod was there at the end, so that nothing could be measured."""
         self.policies: Counter[str] = Counter()
         self.windows = self.violated = self.blind = self.changed = self.pods = 0
         self.first = self.last = 0
@@ -239,7 +241,7 @@ class ReportStatistics:
         statistics = self._domains[message.domain]
         if isinstance(message, Definition):
             # The objectives and bounds of the last definition are what a domain is judged by.
-            statistics.domain = message.configuration
+            statistics.domain, statistics.without_critical = message.configuration, message.without_critical
         elif isinstance(message, Sample):
             statistics.add_sample(message, line)
         elif isinstance(message, Decision):

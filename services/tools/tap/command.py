@@ -167,7 +167,8 @@ async def _show_table(source: MessageSource, scope: MessageRange, printer: "_Pri
             messages = _play(source, scope, table.view)
         else:
             # The curves begin with what is stored of the last moments.
-            scope = replace(scope, since=scope.since or time.time_ns() - _CURVES_NS)
+            since = scope.since or time.time_ns() - _CURVES_NS
+            scope = replace(scope, since=since, with_past_definitions=True)
             reader = await stack.enter_async_context(connect_reader(source.settings, "reader"))
             table.reader, messages = reader, _follow(reader, scope)
         has_keys = stack.enter_context(watch_keys(table.press))

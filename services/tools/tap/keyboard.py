@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 import termios
 import tty
@@ -19,6 +20,8 @@ _NAMES = {
     "\x7f": "backspace",
     "\x08": "backspace",
 }
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~])")
+"""What a terminal sends for a key that is no character (ECMA-48)."""
 _MOST = 256
 
 
@@ -49,8 +52,12 @@ def watch_keys(handle: Callable[[str], None]) -> Iterator[bool]:
 
 
 def parse_keys(text: str) -> Iterator[str]:
-    """Split what a terminal sent into keys: a character, or a name such as ``up``."""
+    """Split what a terminal sent into keys: a character, or a name such as ``up``; a key without a name is left out."""
     while text:
-        size = 3 if text[:3] in _NAMES else 1
-        yield _NAMES.get(text[:size], text[:size])
-        text = text[size:]
+        sequence = _SEQUENCE.match(text)
+        key = sequence[0] if sequence else text[0]
+        # In application mode, arrows begin with O in place of [.
+        name = _NAMES.get(key.replace("\x1bO", "\x1b["))
+        if name or not sequence:
+            yield name or key
+        text = text[len(key) :]

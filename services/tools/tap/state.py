@@ -16,8 +16,8 @@ NEAR = 0.8
 """Latency above this share of an SLO is near it."""
 SILENT_S = 5.0
 """A domain without any message for this long is silent."""
-State = Literal["broken", "blind", "silent", "waiting", "near", "good"]
-"""How a domain fares, the most urgent first."""
+State = Literal["broken", "blind", "silent", "waiting", "near", "good", "uncritical"]
+"""How a domain fares, the most urgent first.  The last one: no critical Pod is there, so nothing can be measured."""
 STATES: tuple[State, ...] = get_args(State)
 
 
@@ -39,6 +39,8 @@ class DomainStatus:
     name: str
     domain: Domain | None
     """Its configuration, where it is known."""
+    without_critical: bool = False
+    """Of an instance: whether no critical Pod is there."""
     sample: Sample | None = None
     decision: Decision | None = None
     seen: float = 0.0
@@ -72,9 +74,10 @@ class DomainStatus:
         for target in decision.targets:
             self.limits.setdefault(target.target, ValueHistory()).add(target.limit)
 
-    def define(self, domain: Domain) -> None:
+    def define(self, definition: Definition) -> None:
         """Show the domain under its new definition."""
-        self.domain = domain
+        self.domain = domain = definition.configuration
+        self.without_critical = definition.without_critical
         keys = {target.key for target in domain.targets}
         self.limits = {key: one for key, one in self.limits.items() if key in keys}
         self.actions = {key: one for key, one in self.actions.items() if key in keys}
@@ -89,7 +92,7 @@ class DomainStatus:
         if decision.violated:
             return "broken"
         if decision.stress is None:
-            return "blind"
+            return "uncritical" if self.without_critical else "blind"
         return "near" if decision.stress > NEAR else "good"
 
     @property
@@ -129,7 +132,7 @@ class BusStatus:
             return
         status = self.domains.setdefault(message.domain, DomainStatus(message.domain, None))
         if isinstance(message, Definition):
-            status.define(message.configuration)
+            status.define(message)
             return
         status.seen = now
         if isinstance(message, Sample):
@@ -176,4 +179,5 @@ def group_instances(domains: Iterable[DomainStatus], now: float) -> list[Group]:
         worst = max(instances, key=lambda one: (one.decision.stress or 0.0) if one.decision else 0.0)
         limit, sent = (sum(getattr(one, figure) or 0 for one in instances) for figure in ("limit", "sent"))
         groups.append(Group(definition=name, counts=counts, worst=worst, limit=limit, sent=sent))
-    return sorted(groups, key=lambda one: (*(-one.counts.get(state, 0) for state in STATES[:-1]), one.definition))
+    urgent = STATES[: STATES.index("good")]
+    return sorted(groups, key=lambda one: (*(-one.counts.get(state, 0) for state in urgent), one.definition))

@@ -20,8 +20,19 @@ _LEAST_PANEL = 4
 """Lines that any domain takes in full, at least."""
 _GROUP_LINES = 4
 """Around the rows of the table of definitions."""
-_COLOURS: dict[State, str] = {"broken": "red", "blind": "yellow", "silent": "yellow", "waiting": "yellow"}
-_WORDS: dict[State, str] = {"broken": "SLO broken", "near": "near their SLOs", "good": "within their SLOs"}
+_COLOURS: dict[State, str] = {
+    "broken": "red",
+    "blind": "yellow",
+    "silent": "yellow",
+    "waiting": "yellow",
+    "uncritical": "dim",
+}
+_WORDS: dict[State, str] = {
+    "broken": "SLO broken",
+    "near": "near their SLOs",
+    "good": "within their SLOs",
+    "uncritical": "without a critical Pod",
+}
 """Where a state is not its own word."""
 _WIDE = 130
 _CURVE = 14
@@ -67,8 +78,14 @@ def build_table(
 def _describe_state(one: DomainStatus, now: float) -> tuple[str, str]:
     """Describe a domain's state in a few words, with its colour."""
     state = one.judge(now)
-    words = {"waiting": "nothing decided yet", "silent": f"silent for {now - one.seen:.0f} s", "broken": "SLO broken"}
-    return words.get(state, "blind" if state == "blind" else "within its SLOs"), _COLOURS.get(state, "green")
+    words = {
+        "waiting": "nothing decided yet",
+        "silent": f"silent for {now - one.seen:.0f} s",
+        "broken": "SLO broken",
+        "blind": "blind",
+        "uncritical": "no critical Pod",
+    }
+    return words.get(state, "within its SLOs"), _COLOURS.get(state, "green")
 
 
 def _build_overview(domains: Sequence[DomainStatus], now: float, height: int) -> list[RenderableType]:

@@ -1,7 +1,7 @@
 // The search over actions.
 
 import { get } from "./api.js";
-import { clean, el, nameOf } from "./dom.js";
+import { clean, el, nameOf, rowOf, tableOf } from "./dom.js";
 import { clock, dateTime, ratePair } from "./format.js";
 import { link } from "./route.js";
 import { openStory } from "./story.js";
@@ -23,7 +23,7 @@ export class ActionsPage {
     const form = el("form", { class: "form", role: "search", onsubmit: (event) => { event.preventDefault(); this.load(); } }, ...Object.values(this.fields), this.time, el("button", { class: "main" }, "Search"));
     for (const field of [this.fields.cause, this.fields.outcome, this.time]) field.addEventListener("change", () => this.load());
     main.append(el("h1", { text: "Actions" }), el("p", { class: "soft", text: "Every change that the actuator made or tried, and why. Each leads to its decision and its sample." }), form, this.found,
-      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "domain", "target", "was", "limit", "outcome", "cause", "reason"].map((name) => el("th", { scope: "col", class: name === "limit" || name === "was" ? "n" : null, text: name })))), this.rows)));
+      tableOf(["UTC", "domain", "target", "was", "limit", "outcome", "cause", "reason"], ["was", "limit"], this.rows));
   }
 
   close() {}
@@ -44,7 +44,7 @@ export class ActionsPage {
     const open = () => openStory({ s: this.context.s, id: one.id, d: one.domain, at: one.t });
     const [was, limit] = ratePair(one.was, one.limit);
     const cell = (text, kind, label) => el("td", { class: kind, "data-label": label, text });
-    return el("tr", {},
+    return rowOf(
       el("td", { class: "when" }, el("button", { type: "button", class: "text", title: dateTime(one.t), onclick: open }, clock(one.t))),
       el("td", {}, el("a", { href: link("domain", { s: this.context.s, d: one.domain, at: one.t + 15000 }) }, nameOf(one.domain))), el("td", {}, nameOf(one.target)),
       cell(was, "n", "was"), cell(limit, "n", "limit"), cell(one.outcome + (one.pods ? `, ${one.pods} pod${one.pods > 1 ? "s" : ""}` : "")), cell(one.cause), cell(clean(one.reason), "words"));

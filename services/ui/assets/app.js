@@ -14,7 +14,7 @@ const PAGES = { overview: OverviewPage, domain: DomainPage, actions: ActionsPage
 const PAST_MS = 400, SOURCES_MS = 60000;
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), alertBox = byId("alert"), sourceBox = byId("source"), state = byId("link");
-let sources = [], largest = Infinity, view = null, shown = "", events = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null, busy = "";
+let sources = [], largest = Infinity, view = null, shown = "", events = null, followed = null, heard = 0, pending = null, published = 0, pastAsked = 0, pastLoading = false, pastMoved = false, failure = null, busy = "";
 
 const machine = new Machine(byId("machine"), (moved) => {
   if (moved) showLink();
@@ -31,9 +31,9 @@ function say(text) {
 
 function showLink() {
   const alive = performance.now() - heard < 15000;
-  const now = machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
+  const now = !view ? "none" : machine.isLiveSource ? (machine.live ? (alive ? "live" : "lost") : "past") : "recording";
   state.dataset.state = now;
-  setText(state, busy || { live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
+  setText(state, busy || { none: "", live: "live", lost: "reconnecting", past: "the past", recording: "recording" }[now]);
 }
 
 async function loadSources(wanted) {
@@ -61,10 +61,12 @@ async function loadPast(moved) {
   if (machine.live) view.refresh(); else loadPast(true);
 }
 
+// A browser opens six connections to a server, so a tab that nobody sees gives its own to others.
 function connect(domain) {
+  followed = domain;
   events?.close();
   events = null;
-  if (!machine.isLiveSource) return;
+  if (!machine.isLiveSource || document.hidden) return;
   events = listen(domain, {
     // What came before the stream was open, or while it was lost, is asked for.
     open: () => { heard = performance.now(); showLink(); if (machine.live) view?.refresh?.(); },
@@ -105,12 +107,19 @@ async function show(page, parameters) {
   shown = key;
   view?.close();
   view = null;
+  const held = main.contains(document.activeElement);
   main.replaceChildren();
   say(null);
   let source;
   try { source = await loadSources(parameters.s); } catch (error) { say(error.message); shown = ""; setTimeout(route, 2000); return; }
   if (shown !== key) return; // another view was asked for meanwhile
+  const isGone = source && parameters.s && source.id !== parameters.s;
+  byId("machine").hidden = !source || isGone;
   if (!source) { main.append(el("p", { class: "empty", text: "There is nothing to show: drop a recording here." })); return; }
+  if (isGone) {
+    main.append(el("p", { class: "empty" }, "This recording is not here any more: drop it again, or ", el("a", { href: link("overview", { s: source.id }) }, "see what is here"), "."));
+    return;
+  }
   if (source.id !== machine.source || parameters.at) machine.setSource(source, Number(parameters.at) || null);
   machine.source = source.id;
   const context = { ...parameters, s: source.id };
@@ -121,6 +130,10 @@ async function show(page, parameters) {
   failure = nameProblem(source); say(null);
   document.title = (parameters.d ? clean(parameters.d) + " – " : "") + "Sluice";
   view = new PAGES[page](main, context, clockOf);
+  // The link that led here is gone with the view before: keyboard and screen reader go on at the new one's title.
+  const title = main.querySelector("h1");
+  title.tabIndex = -1;
+  if (held) title.focus({ preventScroll: true });
   connect(page === "domain" ? parameters.d : null);
   showLink();
   try { noteFailure((await view.load?.(machine.live ? null : Math.round(machine.now())))?.failure); } catch (error) { say(error.message); }
@@ -141,6 +154,7 @@ const nameFailure = (reason) => (reason ? `The bus cannot be read: ${reason}` : 
 
 async function openFile(file) {
   say(null);
+  if (byId("open").hidden) { say("This page takes no recordings: sluice ui FILE opens one."); return; }
   const size = `${(file.size / 2 ** 20).toFixed(1)} MiB`;
   if (file.size > largest) { say(`${file.name} has ${size}. At most ${largest / 2 ** 20} MiB are taken here: record a shorter time, or open it on the server: sluice ui FILE`); return; }
   busy = `reading ${size} …`;
@@ -153,11 +167,12 @@ async function openFile(file) {
 
 sourceBox.addEventListener("change", () => { location.hash = link("overview", { s: sourceBox.value === "live" ? null : sourceBox.value }); });
 byId("file").addEventListener("change", (event) => { if (event.target.files[0]) openFile(event.target.files[0]); event.target.value = ""; });
-addEventListener("dragenter", (event) => { if ([...event.dataTransfer.types].includes("Files")) byId("drop").hidden = false; });
+addEventListener("dragenter", (event) => { if (!byId("open").hidden && [...event.dataTransfer.types].includes("Files")) byId("drop").hidden = false; });
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("dragleave", (event) => { if (event.relatedTarget === null) byId("drop").hidden = true; });
 addEventListener("drop", (event) => { event.preventDefault(); byId("drop").hidden = true; if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]); });
 addEventListener("hashchange", route);
+document.addEventListener("visibilitychange", () => { if (view) connect(followed); });
 setInterval(() => { machine.refresh(); showLink(); }, 500);
 setInterval(async () => {
   if (!machine.isLiveSource) return;

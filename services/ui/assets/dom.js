@@ -32,3 +32,15 @@ export function nameOf(text, kind = "name") {
   const shown = clean(text);
   return el("bdi", { class: kind, title: shown.length > 40 ? shown : null, text: shown });
 }
+
+// A table that a narrow screen lays out as blocks, and that stays a table for a screen reader.
+export function tableOf(heads, numeric, body) {
+  const cells = heads.map((name) => el("th", { scope: "col", role: "columnheader", class: numeric.includes(name) ? "n" : null, text: name }));
+  body.setAttribute("role", "rowgroup");
+  return el("div", { class: "scroll" }, el("table", { class: "rows", role: "table" }, el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...cells)), body));
+}
+
+export function rowOf(...cells) {
+  cells.forEach((cell) => cell.setAttribute("role", "cell"));
+  return el("tr", { role: "row" }, ...cells);
+}

@@ -1,7 +1,7 @@
 // One domain: its figures now, and the last minutes as plots with every decision that moved a limit.
 
 import { get } from "./api.js";
-import { clean, el, nameOf, setAttribute, setText } from "./dom.js";
+import { clean, el, nameOf, rowOf, setAttribute, setText, tableOf } from "./dom.js";
 import { clock, ms, rate, rateWithUnit, STATES } from "./format.js";
 import { firstFrom, formats, Plot } from "./plot.js";
 import { link } from "./route.js";
@@ -59,7 +59,7 @@ export class DomainPage {
       el("div", { class: "panels" }, panel("p95", "P95, ms"), panel("jitter", "Jitter, ms"), panel("rates", "Limits and load, bit/s", true)),
       legend(),
       el("h2", { text: "The last decisions and actions in this time" }),
-      el("div", { class: "scroll" }, el("table", { class: "rows" }, el("thead", {}, el("tr", {}, ...["UTC", "what", "target", "limit", "in words"].map((name) => el("th", { scope: "col", class: name === "limit" ? "n" : null, text: name })))), this.table)), this.none,
+      tableOf(["UTC", "what", "target", "limit", "in words"], ["limit"], this.table), this.none,
       el("p", {}, el("a", { href: link("actions", { s: context.s, d: this.name }) }, "Search its actions"), " · ", el("a", { href: link("what-if", { s: context.s, d: this.name }) }, "What if it had another policy?")));
     this.setSpan(this.span);
   }
@@ -179,7 +179,7 @@ export class DomainPage {
   list(begin, now) {
     const marks = this.history.marks.slice(firstFrom(this.history.times, begin), firstFrom(this.history.times, now + 1)).slice(-ROWS).reverse();
     this.none.hidden = marks.length > 0 || this.isRough;
-    this.table.replaceChildren(...marks.map((mark) => el("tr", {},
+    this.table.replaceChildren(...marks.map((mark) => rowOf(
       el("td", { class: "when" }, el("button", { type: "button", class: "text", onclick: () => this.open(mark) }, clock(mark.t))), el("td", { text: mark.kind }),
       el("td", {}, nameOf(mark.target)), el("td", { class: "n", text: rate(mark.limit) }), el("td", { class: "words", text: clean(mark.text) }))));
   }

@@ -42,6 +42,7 @@ export function percent(share) {
 export const STATES = {
   broken: "SLO broken", unenforced: "not enforced", blind: "blind", silent: "silent",
   paused: "paused", waiting: "waiting", near: "near an SLO", good: "within SLOs",
+  uncritical: "no critical Pod",
 };
 
 // Indents JSON text without reading its numbers: some have more digits than JavaScript keeps.

@@ -124,10 +124,16 @@ export class OverviewPage {
     this.place = el("div");
     this.more = el("button", { type: "button", hidden: true, onclick: () => { this.shown += 4 * PAGE; this.arrange(); } });
     this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => { entry.target.inView = entry.isIntersecting; this.dirty.add(entry.target.domain); }));
+    // The small curves of a recording change with the window and the colours only.
+    this.redraw = () => this.items.forEach((_, name) => this.dirty.add(name));
+    let width = 0;
+    this.size = new ResizeObserver(([{ contentRect }]) => { if (contentRect.width !== width) { width = contentRect.width; this.redraw(); } });
+    this.size.observe(this.place);
+    addEventListener("sluice:theme", this.redraw);
     main.append(el("h1", { text: "Domains" }), el("p", { class: "soft", text: ABOUT }), el("div", { class: "chips" }, this.chips, this.search), this.place, el("p", {}, this.more));
   }
 
-  close() { this.seen.disconnect(); }
+  close() { this.seen.disconnect(); this.size.disconnect(); removeEventListener("sluice:theme", this.redraw); }
 
   async load(at = null) {
     const found = await get("overview", { source: this.context.s, at });

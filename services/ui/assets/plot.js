@@ -44,6 +44,14 @@ export function firstFrom(times, time) {
   return low;
 }
 
+// Whether a line goes on from the point before: not over a long time without points, and not over one without data.
+export function joins(one, i, blind) {
+  const from = one.t[i - 1], step = one.t[i] - from;
+  if (one.step) return true;
+  if (step > (one.gap ?? 15000)) return false;
+  return !(step > 1.5 * (one.usual ?? Infinity) && blind.some((span) => span.begin < one.t[i] && span.end > from));
+}
+
 // The browser reports sizes: to ask for them between two changes would lay the page out again each time.
 const boxes = new WeakMap();
 const sizes = new ResizeObserver((entries) => entries.forEach((entry) => boxes.set(entry.target, entry.contentRect)));
@@ -309,10 +317,11 @@ export class Plot {
   drawSeries(context, one, height) {
     const from = Math.max(firstFrom(one.t, this.begin) - 1, 0);
     context.beginPath();
+    const blind = this.shades.filter((shade) => shade.blind);
     let down = false, last = 0, lastTime = 0;
     for (let i = from; i < one.t.length; i++) {
       const value = one.v[i];
-      if (value === null || (down && !one.step && one.t[i] - lastTime > (one.gap ?? 15000))) { down = false; if (value === null) continue; }
+      if (value === null || (down && !joins(one, i, blind))) { down = false; if (value === null) continue; }
       const x = this.x(one.t[i]), y = this.y(value, height);
       if (!down) context.moveTo(x, y);
       else if (one.step) { context.lineTo(x, last); context.lineTo(x, y); }

@@ -13,7 +13,7 @@ const LOOKS = {
 };
 const WORDS = { limit: "limit", sent: "sent", shadow: "in the shadow", safe: "safe load (the knee)", expected: "critical load to come", p95: "", jitter: "" };
 
-const TRIMMED = 256, LEAST_GAP_MS = 15000;
+const TRIMMED = 256, LEAST_GAP_MS = 15000, ENOUGH = 8;
 
 export function labelOf(one) {
   return one.label ?? (one.name ? `${one.name} ${WORDS[one.kind]}`.trim() : WORDS[one.kind]);
@@ -27,7 +27,7 @@ export class History {
   replace(found) {
     this.curves.clear(); this.known.clear(); this.marks = []; this.times = []; this.shades = [];
     this.merge(found, 0);
-    for (const curve of this.curves.values()) curve.gap = widestStep(curve.t);
+    for (const curve of this.curves.values()) measureSteps(curve);
   }
 
   // Adds what is new, and forgets what is older than `oldest`.
@@ -42,6 +42,7 @@ export class History {
       }
       one.t.forEach((time, i) => add(curve, time, one.v[i]));
       trim(curve, oldest);
+      if (!curve.usual && curve.t.length > ENOUGH) measureSteps(curve);
     }
     this.mergeMarks(found.marks, oldest);
     for (const span of found.broken) this.shade({ ...span, blind: false });
@@ -85,10 +86,11 @@ function add(curve, time, value) {
   else { curve.t.splice(i, 0, time); curve.v.splice(i, 0, value); }
 }
 
-// The longest time between two points that a line may join, ms: the points of a long time lie far from each other.
-function widestStep(times) {
-  const steps = times.slice(1).map((time, i) => time - times[i]).sort((a, b) => a - b);
-  return Math.max(LEAST_GAP_MS, 3 * (steps[steps.length >> 1] ?? 0));
+// The usual time between two points, and the longest that a line may join, ms: those of a long time lie far apart.
+function measureSteps(curve) {
+  const steps = curve.t.slice(1).map((time, i) => time - curve.t[i]).sort((a, b) => a - b);
+  curve.usual = steps[steps.length >> 1];
+  curve.gap = Math.max(LEAST_GAP_MS, 3 * (curve.usual ?? 0));
 }
 
 // Trims a curve in large steps: to move thousands of points for each new one would be slow.
@@ -98,5 +100,7 @@ function trim(curve, oldest) {
 }
 
 export function plain(list, label, look = {}) {
-  return list.map((one, i) => ({ ...LOOKS[one.kind], ...look, id: `${label} ${one.name}`, kind: one.kind, name: one.name, label: `${one.name} ${label}`.trim(), colour: look.colour ?? LOOKS[one.kind].colours[i % 5], t: one.t, v: one.v }));
+  const curves = list.map((one, i) => ({ ...LOOKS[one.kind], ...look, id: `${label} ${one.name}`, kind: one.kind, name: one.name, label: `${one.name} ${label}`.trim(), colour: look.colour ?? LOOKS[one.kind].colours[i % 5], t: one.t, v: one.v }));
+  curves.forEach(measureSteps);
+  return curves;
 }

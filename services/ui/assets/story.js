@@ -61,8 +61,9 @@ export async function showStory(parameters) {
   const { s, id, d, at, back } = parameters;
   if (back) dialog.back = back;
   clearTimeout(following);
-  const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
-  if (!dialog.open) {
+  const close = el("button", { type: "button", "data-does": "close", onclick: () => dialog.close() }, "Close");
+  const isNew = !dialog.open;
+  if (isNew) {
     dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "…" }), close));
     dialog.showModal();
   }
@@ -71,14 +72,17 @@ export async function showStory(parameters) {
     dialog.replaceChildren(el("header", {}, el("h2", { id: "story-title", text: "There is no such story" }), close), el("p", { class: "name", text: clean(error.message) }));
     return;
   }
-  const step = (name, to) => el("button", { type: "button", disabled: !to, onclick: () => { location.hash = link("story", { s, id: to }); } }, name);
+  const step = (name, does, to) => el("button", { type: "button", "data-does": does, disabled: !to, onclick: () => { location.hash = link("story", { s, id: to }); } }, name);
   const domain = el("a", { href: link("domain", { s, d: found.domain, at: found.t + 15000 }), onclick: () => { dialog.back = link("domain", { s, d: found.domain, at: found.t + 15000 }); } }, "Show it in the plots of ", nameOf(found.domain));
   const lines = found.lines.map((line) => el(line.startsWith(" ") ? "p" : "b", { text: clean(line.trim()), class: "name" }));
   const links = found.links.map((one) => el("details", { "data-kind": one.kind }, el("summary", {}, el("strong", { text: one.kind + " " }), el("span", { text: clock(one.t) + " UTC  " }), nameOf(one.title)),
     el("p", {}, el("small", {}, "id ", nameOf(one.id))), el("pre", { tabindex: 0, text: clean2(indent(one.json)) })));
+  // Whoever steps by keyboard goes on with the same button; a screen reader reads the title first.
+  const held = isNew ? null : document.activeElement?.dataset.does;
   dialog.replaceChildren(
-    el("header", {}, el("h2", { id: "story-title", text: `${found.title} UTC`.replace("Z UTC", " UTC") }), step("‹ Before", found.previous), step("After ›", found.next), close),
+    el("header", {}, el("h2", { id: "story-title", tabindex: -1, text: `${found.title} UTC`.replace("Z UTC", " UTC") }), step("‹ Before", "before", found.previous), step("After ›", "after", found.next), close),
     el("p", {}, domain), el("div", { class: "lines" }, ...lines), el("h3", { text: "Messages, from sample to action" }), ...links);
+  (dialog.querySelector(`[data-does="${held}"]:not(:disabled)`) ?? dialog.querySelector("h2")).focus();
   followStory(parameters, found, AGAIN_TIMES);
 }
 

@@ -215,6 +215,7 @@ async def test_each_node_has_limits_of_its_own(server: Server) -> None:
             await cluster.schedule("app", 2, 1, 2)
             await cluster.schedule("agent", 2, 1, 2)
             await actuator.wait_for_instances(n1, n2)
+            assert actuator.instances.find_without_critical("floor") == {n2}
             await cluster.wait_for("app", (1, "2M"), (2, "2M"))  # the fail-safe limit of each
             actuator.decide(n1, 30_000, 4_000)
             actuator.decide(n2, 10_000, 3_000)

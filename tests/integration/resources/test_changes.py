@@ -20,7 +20,7 @@ from tests.integration.resources.test_cluster import (
     server,
     working,
 )
-from tests.support.actuators import DOMAIN, ActuatorProcess, Aim, Decider, Scene, config_text
+from tests.support.actuators import DOMAIN, ActuatorProcess, Aim, Decider, S, Scene, config_text
 from tests.support.decision_services import ServiceProcess, join
 from tests.support.kube import servers
 from tests.support.kube.apiserver import ApiServer
@@ -59,7 +59,7 @@ async def test_commands_and_a_new_name(server: Server, nats: NatsServer, tmp_pat
             assert "paused" in await type_in("pause", "upload", "--reason", "maintenance")
 
             async def is_noted() -> bool:
-                return "maintenance" in str(process.ready()[1]["notes"])
+                return "maintenance" in str(process.ready()[1].get("notes"))
 
             await eventually(is_noted)
             await before.publish_limit("25M", "upload")
@@ -74,10 +74,8 @@ async def test_commands_and_a_new_name(server: Server, nats: NatsServer, tmp_pat
 
             await eventually(is_refused)
             await server.must("DELETE", path(server, "line"))
-            await scene.wait_for_limits("20M", ["20M"], "upload")
             await before.publish_limit("60M", "upload")  # of a decision service that does not know yet
-            await after.publish_limit("30M", "upload")
-            await scene.wait_for_limits("30M", ["30M"], "upload")
+            await scene.enforce(after, "30M", ["30M"], "upload", good_for=8 * S)
             assert not [one for one in await scene.actions("upload") if one.limit == 60_000]
         printed = await type_in("restore")
         assert "upload" in printed

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -65,6 +65,10 @@ class Server:
         status, answer = await self.request(method, path, body, kind)
         assert status < 300, (method, path, status, answer)
         return answer
+
+    def open(self, path: str, **headers: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Open an answer that is read as it comes."""
+        return self._session.get(self.url + path, headers=headers, ssl=self._ssl)
 
     async def watch(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a watch, until the server ends it."""

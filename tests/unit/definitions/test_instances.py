@@ -79,6 +79,24 @@ def test_an_instance_stands_for_each_node_with_pods_and_goes_a_while_after_the_l
     assert seen == [["floor@n1", "floor@n2"], ["floor@n2"]]
 
 
+def test_instances_without_a_critical_pod_are_told_apart() -> None:
+    """Once it is known where critical Pods are, and until one comes; where it is not known, nothing is said."""
+    known = Instances(DefinitionSet((make_domain(),), PERIOD))
+    known.see("floor", on("n1", "n2"))
+    assert known.holding["floor@n1"].without_critical is None
+    seen = watch(known)
+    known.see("floor", on("n1", "n2"), {"n1"})
+    assert known.find_without_critical("floor") == {"n2"}
+    known.see("floor", on("n1", "n2"), {"n1"})
+    known.see("floor", on("n1", "n2"))  # the watch begins anew
+    assert known.find_without_critical("floor") == {"n2"}
+    known.see("floor", on("n1", "n2"), {"n1", "n2"})
+    assert known.find_without_critical("floor") == set()
+    known.see("floor", {}, set())
+    assert known.find_without_critical("floor") == {"n1", "n2"}
+    assert seen == [["floor@n1", "floor@n2"], ["floor@n2"], ["floor@n1", "floor@n2"]]
+
+
 def test_a_change_of_the_definition_reaches_every_instance() -> None:
     """And without per it is one bottleneck again; with another one, the places are others."""
     definitions = DefinitionSet((make_domain(),), PERIOD)

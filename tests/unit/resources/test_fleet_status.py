@@ -74,6 +74,33 @@ def test_a_thousand_instances_are_counted_and_the_worst_named() -> None:
     assert len(msgspec.json.encode(encode_status(status))) < 8_000
 
 
+def test_an_instance_without_a_critical_pod_hides_none_that_is_blind() -> None:
+    """Nothing can be measured there: it is counted apart and last, unless something else is wrong with it."""
+
+    def stand(decision: Decision | None, actions: dict[str, Action] = ACTIONS) -> InstanceFacts:
+        return judge_instance(TEMPLATE, "node-x", decision, actions, NOW, without_critical=True)
+
+    dark = structs.replace(DECISION, stress=None, reason="no series of it on this node")
+    idle = stand(dark)
+    assert (idle.standing, idle.stress) == ("NoCriticalPod", None)
+    assert stand(structs.replace(dark, end=NOW - 60 * S)).standing == "Blind", "nobody decides"
+    assert stand(dark, {"factory/upload": FAILED}).standing == "NotEnforced"
+    assert stand(None, {}).standing == "Waiting"
+    assert stand(DECISION).standing == "Holds", "its latency is still in the window"
+    blind = structs.replace(judge(dark), on="dark")
+    status = fleet(3, *[idle] * 400, blind)
+    assert [(one.state, one.count) for one in status.instances] == [("Blind", 1), ("Holds", 3), ("NoCriticalPod", 400)]
+    assert (status.state, status.worst[0].on) == ("Blind", "dark")
+    (message,) = [one.message for one in status.conditions if one.type == "Blind"]
+    assert message == "1 of 404 instances; dark: no series of it on this node"
+    status = fleet(3, *[idle] * 400)
+    assert (status.state, conditions(status)["Blind"]) == ("Holds", ("False", "Measured"))
+    (message,) = [one.message for one in status.conditions if one.type == "Blind"]
+    assert message == "every instance with a critical Pod is measured; 400 of 403 have none"
+    status = fleet(0, idle)
+    assert (status.state, conditions(status)["Blind"]) == ("NoCriticalPod", ("Unknown", "NoCriticalPod"))
+
+
 def test_without_trouble_all_conditions_are_good() -> None:
     """Where every instance holds, so does the definition; where there is none, it waits and says for what."""
     status = fleet(50)

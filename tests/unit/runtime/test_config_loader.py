@@ -89,6 +89,10 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "signal: {period: 300ms}", "window 2s is not a whole number of periods of 300ms"),
         (GOOD + "signal: {scrape: {urls: []}}", "f:6:19: signal.scrape.urls: at least one is needed"),
         (GOOD + "signal: {scrape: {urls: [exporter:9965]}}", "'exporter:9965' is no address: expected http://"),
+        (
+            GOOD + "signal: {scrape: {urls: [http://a/x, http://a/x/]}}",
+            "urls: named twice, and all that it counts would",
+        ),
         (GOOD + "signal: {prometheus: {url: ''}}", "signal.prometheus.url: '' is no address"),
         (GOOD + "kubernetes: {server: 'https://'}", "kubernetes.server: 'https://' is no address"),
         (GOOD + "kubernetes: {dry_run: maybe}", "kubernetes.dry_run: expected true or false, got 'maybe'"),

@@ -97,6 +97,8 @@ class Rig:
         self.clock = ManualClock()
         self.source = ManualSource(self.clock)
         self.health = Health()
+        self.uncritical: frozenset[str] = frozenset()
+        """Domains without a critical Pod."""
         self.samples: list[Sample] = []
         self.after: list[tuple[str, int]] = []
         """Each domain whose sample was published, and the delay after its window's end, ns."""
@@ -116,6 +118,7 @@ class Rig:
         """Run for so many windows; return the ends of the first domain's samples."""
         self._count = windows * len(CONFIG.domains)
         sampler = Sampler(CONFIG, self.source.measure, self._put, self.health, self.clock.now, self._sleep)
+        sampler.is_without_critical = self.uncritical.__contains__
         running = asyncio.create_task(sampler.run())
         await self._enough.wait()
         running.cancel()
@@ -144,6 +147,25 @@ async def test_every_window_gives_one_sample_per_domain() -> None:
     assert [sample.domain for sample in rig.samples[:4]] == ["press", "paint", "press", "paint"]
     assert {sample.source for sample in rig.samples} == {"scrape"}
     assert rig.health.problems == {}
+
+
+async def test_where_no_critical_pod_is_being_blind_is_no_fault() -> None:
+    """The sampler is ready all the same, and such windows count apart from those of a domain that is really blind."""
+
+    def count(domain: str, outcome: str) -> float:
+        labels = {"domain": domain, "outcome": outcome}
+        return REGISTRY.get_sample_value("sluice_sampler_samples_total", labels) or 0.0
+
+    rig = Rig()
+    rig.source.observations = 0
+    rig.uncritical = frozenset({"press"})
+    before = [count("press", "uncritical"), count("press", "blind"), count("paint", "blind")]
+    await rig.run(3)
+    assert list(rig.health.problems) == ["domain paint"]
+    after = [count("press", "uncritical"), count("press", "blind"), count("paint", "blind")]
+    assert after[0] - before[0] >= 3
+    assert after[1] == before[1]
+    assert after[2] - before[2] >= 3
 
 
 async def test_a_slow_source_leaves_windows_out_and_never_bursts() -> None:

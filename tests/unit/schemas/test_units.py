@@ -156,6 +156,16 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         Duration.parse(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["277778h", "9" * 31 + "h", "9" * 400 + "h", "1" + "0" * 300_000 + "ns", "277777h46m41s"]
+)
+def test_a_duration_beyond_31_years_is_refused(text: str) -> None:
+    """No date could be told by it, and a float holds none of 400 digits."""
+    with pytest.raises(ValueError, match="must be below 31 years") as error:
+        Duration.parse(text)
+    assert len(str(error.value)) < 300
+
+
 @given(st.integers(1, 10**18))
 def test_a_duration_is_written_so_that_it_reads_back(ns: int) -> None:
     """No nanosecond is lost."""

@@ -14,6 +14,6 @@ def test_a_fail_safe_limit_is_late_after_its_time() -> None:
         tally.add("bus away", "1 outages", Broken(), LATE_S + 0.01)
     shown = [line.split() for line in tally.lines() if "not in this session" not in line][1:]
     assert shown == [
-        ["bus", "away", "-", "-", "-", "1", "+60.01", "s", "-", "1", "outages"],
-        ["sampler", "silent", "-", "-", "-", "0", "+60.00", "s", "-", "3", "kills"],
+        ["bus", "away", "-", "-", "-", "1", f"{LATE_S + 0.01:+.2f}", "s", "-", "1", "outages"],
+        ["sampler", "silent", "-", "-", "-", "0", f"{LATE_S:+.2f}", "s", "-", "3", "kills"],
     ]

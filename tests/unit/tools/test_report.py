@@ -9,6 +9,7 @@ import pytest
 from msgspec import Raw, structs
 
 from schemas.config import Config
+from schemas.definition import Definition, DefinitionSource
 from schemas.messages import Decision, encode
 from services.bus.subjects import KINDS
 from services.tools.audit.auditor import Auditor, Findings
@@ -17,7 +18,7 @@ from services.tools.common.recording import RecordedMessage, build_message
 from services.tools.report.downsampling import Curve
 from services.tools.report.page import Heading, judge, render_page, summarize
 from services.tools.report.statistics import ReportStatistics
-from tests.support.bus_stream import BEGIN, PERIOD, config, record, sample_line, samples, stream
+from tests.support.bus_stream import BEGIN, PERIOD, SUBJECTS, config, record, sample_line, samples, stream
 from tests.support.commands import sluice
 
 COUNT = 150
@@ -218,6 +219,39 @@ def test_many_domains() -> None:
     shares = [one.share_within for one in facts.domains]
     assert shares == sorted(shares, key=lambda share: 2.0 if share is None else share)
     assert "Plots of the 12 domains" in words(text)
+
+
+def test_a_thousand_instances_are_one_line_and_the_worst_of_them() -> None:
+    """The line adds them up; those that broke an SLO come first, then the blind ones; the rest is folded."""
+    of = config(1)
+    [decision] = [one for line in stream(of, 1) if isinstance(one := decode_message(line), Decision)]
+    facts, findings = gather([], Config(()))
+
+    def add(name: str, *, violated: bool = False, blind: bool = False) -> None:
+        one = structs.replace(decision, domain=name, violated=violated, stress=None if blind else 0.5)
+        facts.add(build_message("decision", SUBJECTS.decision(name), 1, BEGIN, {}, encode(one)))
+
+    for number in range(1_000):
+        name = f"uplink@node-{number}"
+        for window in range(10 if number < 12 else 1):
+            add(name, violated=window < number % 10 and number < 12, blind=number >= 900)
+        if number > 900:
+            domain = structs.replace(of.domains[0], name=name)
+            known = Definition(name, 1, DefinitionSource(), domain, without_critical=True)
+            facts.add(build_message("definition", SUBJECTS.definition(name), 1, BEGIN, {}, encode(known)))
+    add("robots")
+    page = render_page(facts, findings, Heading("a test", "Made in a test.", BEGIN, BEGIN + 10**9), ())
+    table, _, instances = page.partition("The 1,000 instances of uplink")
+    rows = re.findall(r"<tr><td>([^<]*)</td>.*?</tr>", table.partition("<h2>Domains</h2>")[2])
+    assert rows == ["uplink", "robots"]
+    assert f'<td>{decision.policy}</td><td class="n">1,108</td><td class="n">95.4%</td>' in table
+    fares = "10 over an SLO at times, 1 without data, 890 within their SLOs, 99 without a critical Pod. The worst:"
+    assert fares in words(instances)
+    unfolded, _, folded = instances.partition("<details><summary>The other 990 instances</summary>")
+    names = [re.findall(r"<tr><td>uplink@node-(\d+)</td>", part) for part in (unfolded, folded)]
+    assert names[0] == ["9", "8", "7", "6", "5", "4", "3", "2", "1", "11"]
+    assert len(names[1]) == 990
+    assert (names[1][0], int(names[1][-1]) > 900) == ("900", True)
 
 
 def test_a_curve_of_any_length_takes_constant_memory() -> None:

@@ -79,3 +79,6 @@ def test_what_a_terminal_sends() -> None:
     """Arrows are sequences, and an Escape alone is one key."""
     assert list(parse_keys("a\x1b[A\x1b[Bq\x1b")) == ["a", "up", "down", "q", "escape"]
     assert list(parse_keys("\r\x7f\x08")) == ["enter", "backspace", "backspace"]
+    # Delete, F1, Page down and a Shift with an arrow mean nothing here; above all, none of them is an Escape.
+    assert list(parse_keys("\x1b[3~\x1bOP\x1b[6~\x1b[1;2Aq")) == ["q"]
+    assert list(parse_keys("\x1bOA\x1bOB")) == ["up", "down"]

@@ -6,6 +6,7 @@ from io import StringIO
 from msgspec import structs
 
 from schemas.config import Config
+from schemas.definition import Definition, DefinitionSource
 from schemas.messages import Action, DeadLetter, Decision, PodOutcome, Sample
 from services.tools.common.formatting import decode_message
 from services.tools.common.output import TerminalConsole
@@ -177,6 +178,24 @@ def test_a_thousand_instances_are_one_line_and_the_worst_of_them() -> None:
     names = [line.split()[0] for line in lines if "@" in line]
     assert names[:5] == ["uplink@node-612", "uplink@node-7", "uplink@node-998", "uplink@node-5", "uplink@node-44"]
     assert f"and {1_001 - len(names) - 1} more domains" in lines[-2], "the domain of its own has a line too"
+
+
+def test_instances_without_a_critical_pod_are_not_among_the_blind() -> None:
+    """Nothing can be measured there: they are counted apart, and come after all others."""
+    status = fill_fleet(100, blind=tuple(range(40, 90)))
+    domain = config(1).domains[0]
+    for number in range(41, 90):
+        name = f"uplink@node-{number}"
+        status.add("definition", Definition(name, 1, DefinitionSource(), domain, without_critical=True), 1.0)
+    lines = render(status, (160, 120)).splitlines()
+    (group,) = [line for line in lines if line.strip().startswith("uplink ")]
+    assert "1 blind, 50 within their SLOs, 49 without a critical Pod" in group
+    names = [line.split()[0] for line in lines if "@" in line]
+    assert names[0] == "uplink@node-40"
+    assert [line for line in lines if "uplink@node-41 " in line and "no critical Pod" in line]
+    assert names.index("uplink@node-99") < names.index("uplink@node-41")
+    status.add("definition", Definition("uplink@node-41", 2, DefinitionSource(), domain), 1.0)
+    assert "2 blind" in render(status, (160, 120))
 
 
 def test_definitions_leave_room_for_the_worst_instances() -> None:

@@ -62,6 +62,9 @@ def test_each_state_has_its_reason() -> None:
         "silent": show(good, later=9 * S),
         "paused": show(good, paused),
         "near": show(structs.replace(good, stress=0.9)),
+        "uncritical": show(
+            Definition("cell-0", 1, DefinitionSource(), CONFIG.domains[0], without_critical=True), why, blind
+        ),
     }
     assert {name: view.state for name, view in seen.items()} == {name: name for name in STATES}
     assert seen["blind"].reason == "the exporter did not answer"
