@@ -41,8 +41,8 @@ class Patcher(Protocol):
     def room(self) -> int:
         """How many more patches could be sent at once."""
 
-    async def wait_for_room(self) -> None:
-        """Wait until there is room, which others may take."""
+    async def wait_for_room(self, delay_s: float = 0.0) -> None:
+        """Wait for so long, and then until there is room, which others may take."""
 
     async def patch_in_turn(
         self, obj: T, build: Callable[[], list[dict[str, Any]] | None], *, is_cut: bool = False
@@ -130,7 +130,7 @@ async def _send_one_kind(
             running[asyncio.create_task(patch(write))] = write
             await asyncio.sleep(0)  # it stands in line now, or has taken the room that there is
             most = min(_AT_FIRST, 1 + client.room)
-            room = asyncio.create_task(_wait_for_room(client, _PATIENCE_S))
+            room = asyncio.create_task(client.wait_for_room(_PATIENCE_S))
         while True:
             is_over = refused >= _MOST_REFUSED or (refused >= _REFUSED and 3 * refused >= answered)
             while waiting and len(running) < most and not is_over:
@@ -153,12 +153,6 @@ async def _send_one_kind(
         for one in rest:
             one.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
-
-
-async def _wait_for_room(client: Patcher, delay_s: float) -> None:
-    """Wait for so long, and then until the client has room."""
-    await asyncio.sleep(delay_s)
-    await client.wait_for_room()
 
 
 _UNSENT = _Unsent()

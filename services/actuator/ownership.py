@@ -199,15 +199,6 @@ class Extent(Struct, frozen=True):
         place = f"{self.name}:" if self.is_part else f"{self.name}{PART}"
         return record if record.action.startswith(place) == self.is_part else None
 
-    def find_actions(self, objects: Iterable[KubeObject]) -> dict[str, frozenset[str]]:
-        """Find the ids of the actions in each object's record, by uid; those of the same actions share one copy."""
-        found, shared = dict[str, frozenset[str]](), dict[frozenset[str], frozenset[str]]()
-        for obj in objects:
-            if record := self.find_record(obj):
-                actions = frozenset(one.action for one in record.writes)
-                found[obj.uid] = shared.setdefault(actions, actions)
-        return found
-
     def find_newest(self, workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
         """Find the record of the newest decision, and of those of the same decision the last one written.
 

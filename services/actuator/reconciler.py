@@ -317,7 +317,8 @@ class Reconciler:
             return
         carrier = self.extent.carrier(workload)
         objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
-        written = self.extent.find_actions(objects)
+        records = ((obj.uid, self.extent.find_record(obj)) for obj in objects)
+        written = {uid: frozenset(one.action for one in record.writes) for uid, record in records if record}
         on_bus, reported = self._on_bus, self._reported
         lost = {uid: left for uid, ids in written.items() if (left := ids - on_bus - reported.get(uid, frozenset()))}
         if lost:

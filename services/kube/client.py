@@ -4,6 +4,7 @@ Answers are decoded into the few fields that Sluice needs: the typed classes of 
 25 MiB.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
@@ -77,8 +78,9 @@ class KubeClient:
         """How many more patches could be sent at once; 0 while others wait for their turn."""
         return self._turns.room
 
-    async def wait_for_room(self) -> None:
-        """Wait until there is room for patches, which others may take."""
+    async def wait_for_room(self, delay_s: float = 0.0) -> None:
+        """Wait for so long, and then until there is room for patches, which others may take."""
+        await asyncio.sleep(delay_s)
         await self._turns.wait_for_room()
 
     async def read(self, kind: type[T], namespace: str, name: str) -> T:

@@ -67,18 +67,12 @@ class Meta(Struct, frozen=True, rename="camel"):
     deletion_timestamp: str | None = None
 
 
-@lru_cache(4096)
+@lru_cache(2048)
 def _share(
-    labels: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
+    texts: tuple[tuple[str, str], ...], owners: tuple[Owner, ...]
 ) -> tuple[dict[str, str] | None, tuple[Owner, ...]]:
-    """One copy of what all Pods of a ReplicaSet have in common."""
-    return dict(labels) or None, owners
-
-
-@lru_cache(1024)
-def _share_notes(notes: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """One copy of the annotations that all Pods of a target have after a write."""
-    return dict(notes)
+    """One copy of what all Pods of a ReplicaSet have in common: labels or annotations, and owners."""
+    return dict(texts) or None, owners
 
 
 class KubeObject(Struct, frozen=True):
@@ -101,7 +95,7 @@ class KubeObject(Struct, frozen=True):
             keep: labels to keep beside those that tell whose object it is.
         """
         meta = self.metadata
-        noted = _share_notes(tuple((key, text) for key, text in self.annotations.items() if key.startswith(_KEPT)))
+        noted, _ = _share(tuple((key, text) for key, text in self.annotations.items() if key.startswith(_KEPT)), ())
         labels, owners = _share(
             tuple((key, value) for key, value in (meta.labels or {}).items() if key in self.kept_labels or key in keep),
             tuple(owner for owner in meta.owner_references if owner.controller),
@@ -109,7 +103,7 @@ class KubeObject(Struct, frozen=True):
         trimmed = structs.replace(
             meta,
             namespace=sys.intern(meta.namespace),
-            annotations=None if meta.annotations is None else noted,
+            annotations=None if meta.annotations is None else noted or {},
             labels=labels,
             owner_references=owners,
         )

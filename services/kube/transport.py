@@ -144,11 +144,8 @@ class PatchTurns:
         self._timer: asyncio.TimerHandle | None = None
         self._hopeful: dict[asyncio.Future[None], None] = {}
         """Who waits for room, in order."""
-
-    @property
-    def room(self) -> int:
+        self.room = at_once
         """How many more could be sent at once; 0 while others wait."""
-        return 0 if self._waiting else self._free
 
     async def wait_for_room(self) -> None:
         """Wait until there is room, which others may take.  Whoever waits here does not stand in line."""
@@ -184,7 +181,7 @@ class PatchTurns:
     def _give_turns(self) -> None:
         now = self._now()
         self._left = min(self._left + (now - self._counted) * self._rate, self._rate)
-        self._counted = now
+        self._counted, self.room = now, 0
         while self._waiting and self._free:
             is_raise, _, turn = self._waiting[0]
             if turn.done():
@@ -201,6 +198,7 @@ class PatchTurns:
             self._left -= 1
             self._free -= 1
             turn.set_result(None)
+        self.room = 0 if self._waiting else self._free
         # One for each turn: all at once would find it taken.
         for hope in list(self._hopeful)[: self.room]:
             del self._hopeful[hope]

@@ -202,7 +202,7 @@ class Actuator:
 
     room = 12
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_room(self, delay_s: float = 0.0) -> None:
         """There always is."""
 
     async def patch_in_turn(

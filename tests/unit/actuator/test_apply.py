@@ -28,8 +28,9 @@ class Api:
         """Turns that are left."""
         return self._turns.room
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_room(self, delay_s: float = 0.0) -> None:
         """Wait for one."""
+        await asyncio.sleep(delay_s)
         await self._turns.wait_for_room()
 
     async def patch_in_turn(

@@ -205,7 +205,7 @@ class LateApi:
 
     room = 12
 
-    async def wait_for_room(self) -> None:
+    async def wait_for_room(self, delay_s: float = 0.0) -> None:
         """There always is."""
 
     async def patch_in_turn(
