@@ -93,11 +93,13 @@ _ORDERED = Rule(
     "expected min <= failSafe <= max",
 )
 _TARGET_KEY = (
-    "[has(ITEM.namespace) ? ITEM.namespace : '', has(ITEM.apiVersion) ? ITEM.apiVersion : '', "
+    "[has(ITEM.__namespace__) ? ITEM.__namespace__ : '', has(ITEM.apiVersion) ? ITEM.apiVersion : '', "
     "has(ITEM.deployment) ? 'Deployment' : has(ITEM.kind) ? ITEM.kind : '', "
     "has(ITEM.deployment) ? ITEM.deployment : has(ITEM.name) ? ITEM.name : '']"
 )
 
+# A word that CEL reserves, such as namespace, stands between underscores.  An API server checks rules on each default
+# as it is written, before the defaults within it.
 RULES: dict[type[Struct], tuple[Rule, ...]] = {
     Critical: _KIND_CHECKS,
     LabelSelector: (
@@ -141,14 +143,14 @@ RULES: dict[type[Struct], tuple[Rule, ...]] = {
     Enrolment: (_ORDERED,),
     Shield: (
         Rule(
-            "self.deadband <= self.risePerSecond",
+            "!has(self.deadband) || !has(self.risePerSecond) || self.deadband <= self.risePerSecond",
             "deadband is above risePerSecond: no rise would ever be large enough",
         ),
     ),
     Domain: (
         Rule("size(self.targets) > 0 || has(self.enrol)", "needs at least one target, or enrol"),
         Rule(
-            _unique("self.critical", "[has(ITEM.namespace) ? ITEM.namespace : '', ITEM.workload]"),
+            _unique("self.critical", "[has(ITEM.__namespace__) ? ITEM.__namespace__ : '', ITEM.workload]"),
             "critical workload named twice",
         ),
         Rule(
@@ -203,6 +205,7 @@ _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (LabelSelector, "matchExpressions"): {"maxItems": 32},
     (LabelRequirement, "key"): {"pattern": _whole(LABEL_NAME)},
     (LabelRequirement, "values"): {"maxItems": 32, "items": {"pattern": _whole(LABEL_VALUE)}},
+    (ResourceStatus, "targets"): {"maxItems": 500},
 }
 """What else the types check of one field."""
 _KEYS: dict[tuple[type[Struct], str], tuple[str, ...]] = {

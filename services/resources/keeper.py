@@ -16,7 +16,7 @@ from schemas.messages import Action, Decision, M, Sample
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import ApiError, Denied
 from services.common.backoff import BackOff
-from services.kube.objects import ApiFailure, NotFound
+from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
 from services.resources.fleet_status import InstanceFacts, judge_instance
 from services.resources.objects import BandwidthDomain
 from services.resources.status import Facts, build_status, encode_status, read_status
@@ -107,7 +107,7 @@ class StatusKeeper:
                     if self._due.get(resource.uid, 0.0) <= time.monotonic():
                         await self._update(resource)
                 back_off = BackOff(*_REFUSED_S)
-            except ApiFailure as error:
+            except Unavailable as error:
                 _log.warning("status not written", reason=str(error))
                 await back_off.wait()
 
@@ -115,7 +115,7 @@ class StatusKeeper:
         """Write a resource's status if it has changed.
 
         Raises:
-            ApiFailure: the API server refuses, or does not answer.
+            Unavailable: the API server does not answer, or not now.
         """
         facts = await self._gather(resource)
         self._due[resource.uid] = time.monotonic() + _EVERY_S + _EVERY_INSTANCE_S * len(facts.instances)
@@ -127,6 +127,10 @@ class StatusKeeper:
             await self._client.patch_status(resource, status)
         except NotFound:
             return  # it is gone
+        except (Rejected, StaleObject) as error:  # the others still have theirs
+            _log.warning("status not written", resource=str(resource.source), reason=str(error))
+            self._due[resource.uid] = time.monotonic() + _REFUSED_S[1]
+            return
         self._written[resource.uid] = status
         self.writes += 1
 

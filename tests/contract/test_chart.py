@@ -98,6 +98,15 @@ def test_its_options_are_the_components(tmp_path: Path, component: str, value: s
     assert by_name(render(*SAME, "--set", value)) == by_name(kustomized(tmp_path / "overlay", component))
 
 
+def test_the_hook_restores_whatever_kind_the_actuator_is() -> None:
+    """Numbered replicas are a StatefulSet's Pods."""
+    for value in ("ha.enabled=true", "ha.shards=true"):
+        objects = by_name(render(*DEMONSTRATION, "--set", value))
+        job = objects["Job", "sluice", "sluice-restore"]
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert container["args"][0] == "restore"
+
+
 def test_every_component_is_an_option() -> None:
     """A new component needs an option, and a row in the test above."""
     marks = {mark.args[1][n][0] for mark in _parametrize() for n in range(len(mark.args[1]))}

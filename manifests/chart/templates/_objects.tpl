@@ -72,7 +72,7 @@
 {{- define "sluice.targets" -}}
 {{- $config := include "sluice.config" . | fromYaml -}}
 {{- if hasKey $config "Error" -}}{{- fail (printf "config: %s" $config.Error) -}}{{- end -}}
-{{- if not $config.domains -}}{{- fail "config: it has no domains" -}}{{- end -}}
+{{- if not (hasKey $config "domains") -}}{{- fail "config: it has no domains" -}}{{- end -}}
 {{- $namespaces := list -}}{{- $targets := list -}}{{- $selected := list -}}{{- $records := list -}}
 {{- $known := list "StatefulSet" "DaemonSet" "ReplicaSet" "Job" "CronJob" "Rollout" -}}
 {{- range $config.domains -}}{{- range .targets -}}

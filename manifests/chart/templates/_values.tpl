@@ -49,7 +49,7 @@
 {{- define "sluice.restoreJob" -}}
 {{- $root := .root -}}
 {{- $labels := dict "app.kubernetes.io/name" "sluice-restore" "app.kubernetes.io/part-of" "sluice" -}}
-{{- range .objects -}}{{- if and (eq .kind "Deployment") (eq .metadata.name "sluice-actuator") -}}
+{{- range .objects -}}{{- if and (has .kind (list "Deployment" "StatefulSet")) (eq .metadata.name "sluice-actuator") -}}
   {{- $pod := deepCopy .spec.template.spec -}}
   {{- $container := first $pod.containers -}}
   {{- range list "ports" "readinessProbe" "livenessProbe" -}}{{- $_ := unset $container . -}}{{- end -}}

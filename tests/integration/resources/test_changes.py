@@ -74,6 +74,11 @@ async def test_commands_and_a_new_name(server: Server, nats: NatsServer, tmp_pat
 
             await eventually(is_refused)
             await server.must("DELETE", path(server, "line"))
+
+            async def is_accepted() -> bool:
+                return not await is_refused()
+
+            await eventually(is_accepted)
             await before.publish_limit("60M", "upload")  # of a decision service that does not know yet
             await scene.enforce(after, "30M", ["30M"], "upload", good_for=8 * S)
             assert not [one for one in await scene.actions("upload") if one.limit == 60_000]

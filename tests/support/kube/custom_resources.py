@@ -31,6 +31,25 @@ def _program(rule: str) -> Any:
     return environment.program(environment.compile(rule), functions={"find": _find, "sum": _sum})
 
 
+RESERVED = frozenset(
+    word
+    for line in (
+        "true false null in as break const continue else for function",
+        "if import let loop package namespace return",
+    )
+    for word in line.split()
+)
+"""What Kubernetes' documentation lists: a field of such a name is ``__name__`` in a rule."""
+
+
+def find_broken_defaults(schema: dict[str, Any]) -> Iterator[str]:
+    """Rules that do not hold for a default as it stands, without the defaults within it: the definition is refused."""
+    if "default" in schema:
+        yield from _broken_rules(schema, schema["default"])
+    for inner in (*schema.get("properties", {}).values(), *(schema[key] for key in ("items",) if key in schema)):
+        yield from find_broken_defaults(inner)
+
+
 def admit(schema: dict[str, Any], value: Any, *, with_rules: bool = True) -> tuple[Any, list[str]]:
     """The value as it would be stored, and why it is refused; no reasons: it is accepted."""
     stored = _fill_in(schema, deepcopy(value))
@@ -54,9 +73,20 @@ def _fill_in(schema: dict[str, Any], value: Any) -> Any:
     return {key: _fill_in(properties[key], item) for key, item in kept.items()}
 
 
+def _escape(schema: dict[str, Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return [_escape(schema.get("items", {}), item) for item in value]
+    if not isinstance(value, dict) or "properties" not in schema:
+        return value
+    properties = schema["properties"]
+    return {
+        f"__{key}__" if key in RESERVED else key: _escape(properties.get(key, {}), item) for key, item in value.items()
+    }
+
+
 def _broken_rules(schema: dict[str, Any], value: Any) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", ()):
-        if not _program(rule["rule"]).evaluate({"self": json_to_cel(value)}):
+        if not _program(rule["rule"]).evaluate({"self": json_to_cel(_escape(schema, value))}):
             yield rule["message"]
     if isinstance(value, list):
         for item in value:

@@ -1,5 +1,6 @@
 """The custom resource's schema: generated, structural, and of the same opinion as the types."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.resource import build_definition
 from services.resources import crd
 from services.resources.manifest import InvalidResource, read_domain
-from tests.support.kube.custom_resources import admit
+from tests.support.kube.custom_resources import RESERVED, admit, find_broken_defaults
 
 (VERSION,) = build_definition()["spec"]["versions"]
 SPEC: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]["properties"]["spec"]
@@ -47,6 +48,18 @@ def walk(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
     for name, inner in schema.get("properties", {}).items():
         found += walk(inner, f"{path}.{name}")
     return found + (walk(schema["items"], f"{path}[]") if "items" in schema else [])
+
+
+def test_rules_hold_on_each_default_as_it_is_written() -> None:
+    """An API server checks them without the defaults within, and refuses the definition where one does not hold."""
+    assert not list(find_broken_defaults({"properties": {"spec": SPEC, "status": STATUS}}))
+
+
+def test_no_rule_names_a_field_by_a_reserved_word() -> None:
+    """An API server compiles no such rule, and refuses the definition: ``__namespace__`` is the field's name there."""
+    rules = [rule["rule"] for _, part in walk(SPEC, "spec") for rule in part.get("x-kubernetes-validations", ())]
+    assert len(rules) > 20
+    assert [rule for rule in rules if re.search(rf"\.(?:{'|'.join(RESERVED)})\b", rule)] == []
 
 
 @pytest.mark.parametrize(("name", "schema"), [("spec", SPEC), ("status", STATUS)])

@@ -4,10 +4,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from schemas.messages import Action, CriticalMeasure, Decision, Overrun, Sample, State, TargetDecision, TargetMeasure
 from schemas.resource import build_definition
 from schemas.resource_status import ResourceStatus
+from services.definitions.enrolment import MOST_TARGETS
 from services.resources.manifest import read_domain
 from services.resources.status import Facts, build_status, encode_status, read_status
 from tests.support.kube.custom_resources import admit
@@ -162,7 +164,10 @@ def test_every_status_fits_the_schema() -> None:
     """The API server would store it unchanged, and it reads back."""
     (version,) = build_definition()["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]["properties"]["status"]
-    for changed in ({}, {"domain": None, "refusal": "no"}, {"sample": None}, {"pause": "x" * 5000}):
+    (first, *_), numbers = DOMAIN.targets, range(MOST_TARGETS)
+    many = structs.replace(DOMAIN, targets=tuple(structs.replace(first, deployment=f"t-{i}") for i in numbers))
+    changes: tuple[dict[str, Any], ...] = ({"domain": None, "refusal": "no"}, {"sample": None}, {"pause": "x" * 5000})
+    for changed in ({}, {"domain": many}, *changes):
         status = build_status(facts(**changed), None)
         tree = {key: value for key, value in encode_status(status).items() if value is not None}
         stored, reasons = admit(schema, tree)
