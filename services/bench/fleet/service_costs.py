@@ -15,7 +15,8 @@ from msgspec import Struct
 from schemas.config import BusConfig, Config, Listen, Scrape, Signal
 from schemas.definition import Definition, DefinitionSource
 from schemas.domain import Domain
-from schemas.messages import Decision, Sample, State, TargetDecision
+from schemas.messages import Sample
+from services.bench.decisions import build_decision, publish
 from services.bench.fleet.change import wait_for_instances
 from services.bench.fleet.cluster import build_template, count_requests, start_cluster
 from services.bench.speed.service_page import ServicePage
@@ -108,24 +109,8 @@ async def _decide_round(bus: Bus, domains: tuple[Domain, ...], epoch: int, numbe
     async with asyncio.TaskGroup() as group:
         for place, domain in enumerate(domains):
             limit = 30_000 + 1000 * ((number + place) // _MOVES % 20)
-            decision = _build_decision(domain, epoch, number, limit)
-            group.create_task(bus.publish(bus.subjects.decision(domain.name), decision, msg_id=decision.id))
-
-
-def _build_decision(domain: Domain, epoch: int, number: int, limit: int) -> Decision:
-    end = epoch + number * _PERIOD
-    part = TargetDecision(target=domain.targets[0].key, limit=limit, proposal=limit, rule="none", was=0)
-    return Decision(
-        domain=domain.name,
-        sample=f"{domain.name}:{end}",
-        end=end,
-        expires=end + domain.dead_man,
-        targets=(part,),
-        reason="bench",
-        state=State(epoch=epoch, seq=number + 1, end=end, shield={}, policy="bench/1"),
-        policy="bench/1",
-        stress=0.5,
-    )
+            decision = build_decision(domain, epoch, number + 1, epoch + number * _PERIOD, limit)
+            group.create_task(publish(bus, decision))
 
 
 async def measure_sampler(instances: int, seconds: int) -> ServiceCost:

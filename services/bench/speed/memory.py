@@ -17,9 +17,10 @@ from msgspec import structs
 from schemas.config import BusConfig, Config, Kubernetes, Listen, Scrape, Signal
 from schemas.definition import Definition
 from schemas.domain import Critical, Domain, Enrolment, Target
-from schemas.messages import Action, Decision, Sample, State, TargetDecision
+from schemas.messages import Action, Sample
 from schemas.resource import build_definition
 from schemas.units import Duration, Rate
+from services.bench.decisions import build_decision, publish
 from services.bench.goals import show
 from services.bench.signals.lag import SteppingPlant
 from services.bench.speed.decision_service import measure_backlog
@@ -144,9 +145,12 @@ async def measure_actuator(messages: int) -> dict[str, float]:
             begin = time.time_ns() - messages * 100_000
             for block in range(0, messages, _BLOCK):
                 numbers = range(block, block + _BLOCK)
-                decisions = [_decision(domain, begin, number, 20_000 + number % 7) for number in numbers]
+                decisions = (
+                    build_decision(domain, begin, number + 1, begin + number * 100_000, 20_000 + number % 7)
+                    for number in numbers
+                )
                 await asyncio.gather(*(publish(bus, decision) for decision in decisions))
-            last = _decision(domain, begin, messages, 30_000)
+            last = build_decision(domain, begin, messages + 1, begin + messages * 100_000, 30_000)
             await publish(bus, last)
             subject = bus.subjects.action(last.domain, last.targets[0].target)
             # Once it is in force, all before it have been handled.
@@ -179,25 +183,3 @@ async def _describe_domain(api: Api, domain: Domain, deployment: str) -> None:
 
 def _target(name: str) -> Target:
     return Target(deployment=name, min=Rate(5000), max=Rate(80_000), fail_safe=Rate(10_000))
-
-
-def _decision(domain: Domain, begin: int, number: int, limit: int) -> Decision:
-    end = begin + number * 100_000
-    part = TargetDecision(target=domain.targets[0].key, limit=limit, proposal=limit, rule="none", was=0)
-    state = State(epoch=begin, seq=number + 1, end=end, shield={}, policy="bench/1")
-    return Decision(
-        domain=domain.name,
-        sample=f"{domain.name}:{end}",
-        end=end,
-        expires=end + domain.dead_man,
-        targets=(part,),
-        reason="bench",
-        state=state,
-        policy="bench/1",
-        stress=0.5,
-    )
-
-
-async def publish(bus: Bus, decision: Decision) -> None:
-    """Publish a decision as the decision service does."""
-    await bus.publish(bus.subjects.decision(decision.domain), decision, msg_id=decision.id)

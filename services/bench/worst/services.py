@@ -14,12 +14,12 @@ from typing import Literal
 
 from schemas.config import Config, Kubernetes, Listen, Prometheus, Scrape, Signal
 from schemas.domain import Critical, Domain, Target
-from schemas.messages import Decision, State, TargetDecision
 from schemas.units import Duration, Rate
+from services.bench.decisions import build_decision, publish
 from services.bench.resident import read_peak
 from services.bench.speed.decision_service import measure_backlog
 from services.bench.speed.exporter import echo_server, measure_full_table
-from services.bench.speed.memory import on_bus, publish, start_service
+from services.bench.speed.memory import on_bus, start_service
 from services.bench.speed.service_page import ServicePage
 from services.bench.ui.chromium import find_chromium
 from services.bench.ui.command import measure_page
@@ -164,7 +164,8 @@ async def _measure_actuator(deployments: int, pods: int, metadata: int, others: 
         listen = Listen("127.0.0.1", actuator=find_free_ports(1)[0])
         config = Config((domain,), settings, kubernetes=kubernetes, listen=listen, log="error")
         await start_service(processes, "actuator", config)
-        await publish(bus, _decide(domain, 1_000 * pods))
+        now = time.time_ns()
+        await publish(bus, build_decision(domain, now, 1, now, 1_000 * pods))
 
         async def is_cut() -> bool:
             processes.check("actuator")
@@ -172,24 +173,6 @@ async def _measure_actuator(deployments: int, pods: int, metadata: int, others: 
 
         await _wait(is_cut, f"all {deployments * pods} Pods are cut")
         return read_peak(processes.pid("actuator"))
-
-
-def _decide(domain: Domain, limit: int) -> Decision:
-    """Decide the same limit for all targets, kbit/s."""
-    end = time.time_ns()
-    return Decision(
-        domain=domain.name,
-        sample=f"{domain.name}:{end}",
-        end=end,
-        expires=end + domain.dead_man,
-        targets=tuple(
-            TargetDecision(target=one.key, limit=limit, proposal=limit, rule="none", was=0) for one in domain.targets
-        ),
-        reason="bench",
-        state=State(epoch=end, seq=1, end=end, shield={}, policy="bench/1"),
-        policy="bench/1",
-        stress=0.5,
-    )
 
 
 async def _measure_meter() -> float:
