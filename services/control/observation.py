@@ -204,14 +204,14 @@ def allows(limit: int, sent: int) -> bool:
     return sent <= limit * _SHARE + _SLACK_KBIT
 
 
-def fills(target: Target, sample: Sample, limit: int) -> bool:
-    """Whether a target filled its limit (kbit/s, in its scope); False where that is not known."""
+def fills(target: Target, sample: Sample, limit: int) -> bool | None:
+    """Whether a target filled its limit (kbit/s, in its scope); None where that is not known."""
     for one in sample.targets:
         if one.target == target.key:
             sent = one.throughput if one.recent is None else one.recent
             pods = one.pods if target.scope == "per-pod" else 1
-            return sent is not None and bool(pods) and sent >= _NEAR * limit * (pods or 1)
-    return False
+            return None if sent is None or pods is None else pods > 0 and sent >= _NEAR * limit * pods
+    return None
 
 
 def follow_overruns(
@@ -250,7 +250,7 @@ def follow_overruns(
         long = LONG_NS if is_recent else max(LONG_NS, sample.end - sample.start)
         began = state.over.get(key)
         found = began if began is not None and state.end - began >= long else None
-        is_mixed = not is_recent and known is not None and known.since > sample.start
+        is_mixed = not is_recent and (known is None or known.since > sample.start)
         if sent is None or not pods or is_mixed or (actual is not None and actual.unsettled):
             if found is not None:
                 over[key] = found  # knowing nothing takes nothing back
