@@ -19,7 +19,6 @@ from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
-from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
 from services.actuator.ownership import Extent, Succession, find_record, pause_reason, resume_command
@@ -27,6 +26,7 @@ from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, 
 from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
+from services.actuator.shards.lease import Charge
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -54,14 +54,13 @@ class Reconciler:
             dependencies: shared by all.
             observed: the Pods of the part, where it is one.
         """
-        shared = dependencies
+        self._shared = shared = dependencies
         self.target = target
         self.extent = Extent.of(domain, target)
         self._awake = asyncio.Event()
         self.observed = observed or ObservedState(namespaces=target.pod_namespaces)
         self.observed.listen(self._awake.set)
         self.domain = domain
-        self._shared = shared
         self._outbox = shared.outbox
         self._reporter = Reporter(domain, target, shared.outbox, shared.events, shared.set_note, shared.clock)
         self._desired = DesiredLimit(target, domain.dead_man, shared.steady() + min(_GRACE_S, domain.dead_man.seconds))
@@ -90,8 +89,9 @@ class Reconciler:
         """Whether an object had changed in the last round."""
         self._drift, self._scope = DriftBackOff(), ScopeChange()
         self._is_stopping = False
+        self.is_resting = False
+        """Whether another actuator acts on its domain: it takes no decision, and is never run."""
         self._given_up = GivenUpPods(shared.client, self.observed)
-        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
 
     def define(self, domain: Domain, target: Target) -> None:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
@@ -144,6 +144,9 @@ class Reconciler:
             published: when, UTC ns.
             pending: is finished when the decision is in force and reported, or refused.
         """
+        if self.is_resting:  # the decision was on its way when another took the shard over
+            self._outbox.finish(pending)
+            return
         instant = self._shared.instant
         record, _ = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         why = self._scope.why_refused(decision.definition, instant.steady)
@@ -171,6 +174,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Keep the desired limit in force, until it is stopped."""
+        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
         while not self._is_stopping:
             self._awake.clear()
             retry_s = await self._shared.survive(self.extent.name, self._reconcile)
@@ -185,11 +189,7 @@ class Reconciler:
                 pass
 
     async def _reconcile(self) -> float | None:
-        """Do one round: update the desired limit, and bring the cluster to it.
-
-        Returns:
-            After how many seconds to try again; None: when something changes.
-        """
+        """Bring the cluster to the desired limit; returns after how many s to try again (None: after a change)."""
         instant, workload = self._shared.instant, self.observed.workload
         record, limit = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         self._shared.set_note(f"{self.extent.name} decisions", self._desired.lapses.why)
