@@ -144,7 +144,7 @@ class Controller:
         if self._several:
             recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
             demand = self._allocator.update_demand(demand, before, recent, seen)
-        over, overruns = follow_overruns(self.domain, state.over, before, sample, seen)
+        over, overruns = follow_overruns(self.domain, state, in_force, sample, seen)
         targets, shield_memory = self._apply_budget(start, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, start, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(

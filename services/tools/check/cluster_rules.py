@@ -151,7 +151,7 @@ def _name_likely_causes(target: str, found: Iterable[Finding]) -> str:
     causes = [one for one in found if one.lifts in ("", target)]
     causes.sort(key=lambda one: (one.lifts == "", one.level != "error"))
     if not causes:
-        return "nothing that is known to lift limits was found: see docs/troubleshooting.md"
+        return "no setting that is known to lift limits was found, so UDP is likely: see docs/troubleshooting.md"
     return f"likely because: {'; or '.join(f'{one.where}: {one.what}' for one in causes)}"
 
 
