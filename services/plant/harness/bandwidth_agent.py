@@ -96,6 +96,8 @@ class BandwidthAgent:
         self._all_enforced = asyncio.Event()
         self._enforcement: Enforcement = "on"
         self._uids: dict[str, list[str]] = {bound.pod.target: [] for bound in self._pods}
+        self._waiting: dict[str, tuple[str, dict[str, Any]]] = {}
+        """By uid, Pods for which the plant has no pod until another Pod is gone, and their targets."""
 
     async def wait_until_enforced(self) -> None:
         """Wait until every pod of the plants has a Pod, and its annotation is in force."""
@@ -133,13 +135,14 @@ class BandwidthAgent:
         url = f"{self._url}/api/v1/pods"
         async with session.get(url, raise_for_status=True) as answer:
             listed = await answer.json()
-        for pod in listed["items"]:
-            yield "ADDED", pod
-        # Pods that were deleted between two watches.
+        # First those that were deleted between two watches: one of the list may take their place.
+        self._waiting.clear()
         uids = {pod["metadata"]["uid"] for pod in listed["items"]}
         for bound in self._pods:
             if bound.uid is not None and bound.uid not in uids:
                 bound.uid = None
+        for pod in listed["items"]:
+            yield "ADDED", pod
         query = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
         async with session.get(url, params=query, raise_for_status=True) as answer:
             async for line in answer.content:
@@ -159,15 +162,20 @@ class BandwidthAgent:
             return
         bound = next((one for one in candidates if one.uid == uid), None)
         if kind == "DELETED":
+            self._waiting.pop(uid, None)
             if bound is not None:
                 bound.uid = None
+                if (successor := next((tree for of, tree in self._waiting.values() if of == target), None)) is not None:
+                    self._handle_event("ADDED", successor, tasks)
             return
         if bound is None:
             if uid not in self._uids[target]:
                 self._uids[target].append(uid)
             bound = next((one for one in candidates if one.uid is None), None)
             if bound is None:
+                self._waiting[uid] = (target, pod)
                 return
+            self._waiting.pop(uid, None)
             bound.uid, bound.enforced = uid, False
         kbit = parse_annotation((meta.get("annotations") or {}).get(ANNOTATION))
         if bound.enforced and kbit == bound.desired:

@@ -126,8 +126,27 @@ async def test_a_pod_that_is_replaced_counts_as_a_restart_and_its_successor_is_l
         await it.until(lambda: it.agent.count_restarts(TELEMETRY) == 1 and it.limits() == [40_000, 40_000])
 
 
-async def test_the_agent_outlives_the_api_server() -> None:
-    """Limits stay while the API is down; when it is back, changes made meanwhile are enforced."""
+async def test_a_pod_that_waited_takes_the_place_of_the_one_that_goes() -> None:
+    """During an update there is one Pod more than before; it may never change again."""
+    async with stage() as it:
+        first, second = (pod["metadata"]["name"] for pod in it.pods())
+        it.emulator.scale(TELEMETRY, 3)
+        await it.until(lambda: [pod["status"].get("phase") for pod in it.pods()] == ["Running"] * 3)
+        (third,) = {pod["metadata"]["name"] for pod in it.pods()} - {first, second}
+        await it.annotate(third, "9M")
+        await it.annotate(second, "30M")
+        await it.until(lambda: it.limits() == [30_000, 40_000])
+        async with aiohttp.ClientSession() as session:
+            await session.delete(f"{it.url}/api/v1/namespaces/factory/pods/{first}")
+        await it.until(lambda: it.limits() == [9_000, 30_000])
+
+
+@pytest.mark.parametrize("runs_already", [False, True])
+async def test_the_agent_outlives_the_api_server(runs_already: bool) -> None:
+    """Limits stay while the API is down; when it is back, changes made meanwhile are enforced.
+
+    Another Pod takes the first one's place; it may run already when the agent lists, and never change again.
+    """
     scenario = SCENARIOS["steady"]
     plant = RealtimePlant(SimulatedPlant.for_apps(scenario.apps, start=time.time_ns()))
     first = Emulator(starts_after=0.05)
@@ -139,6 +158,9 @@ async def test_the_agent_outlives_the_api_server() -> None:
             await agent.wait_until_enforced()
         port = int(url.rpartition(":")[2])
         assert list(plant.limits.values()) == [40_000]
+        if runs_already:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         second = Emulator(starts_after=0.05, port=port)
         async with second:
             tree = build_manifests(scenario.apps, scenario.domain())
@@ -147,6 +169,9 @@ async def test_the_agent_outlives_the_api_server() -> None:
                 if template and ANNOTATION in template["metadata"]["annotations"]:
                     template["metadata"]["annotations"][ANNOTATION] = "17M"
             second.apply(tree)
+            if runs_already:
+                await until(lambda: [pod["status"].get("phase") for pod in second.pods(TELEMETRY)] == ["Running"])
+                task = asyncio.create_task(agent.run())
             await until(lambda: list(plant.limits.values()) == [17_000])
             task.cancel()
             with suppress(asyncio.CancelledError):
