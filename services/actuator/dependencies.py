@@ -11,9 +11,9 @@ from msgspec import Struct
 from services.actuator.apply import Patcher
 from services.actuator.desired_limit import Instant
 from services.actuator.kube_events import EventRecorder
-from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox
 from services.actuator.restore import ObjectClient
+from services.actuator.shards.lease import Charge
 
 _BROKEN_S = 5.0
 """After an error that nobody expected, a target is looked at again."""

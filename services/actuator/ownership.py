@@ -25,7 +25,7 @@ from schemas.messages import Cause
 from schemas.numbers import MOST_RATE, Term, Time
 from schemas.provenance import Provenance
 from schemas.units import Rate
-from services.actuator.lease import Charge
+from services.actuator.shards.lease import Charge
 from services.kube.objects import BANDWIDTH, KubeObject, Workload
 
 KEY = "sluice.dev/limit"

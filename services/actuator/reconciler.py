@@ -21,7 +21,6 @@ from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
-from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
 from services.actuator.ownership import Extent, Succession, find_record, pause_reason, resume_command
@@ -29,6 +28,7 @@ from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, 
 from services.actuator.refusals import DriftBackOff, Refusals, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
+from services.actuator.shards.lease import Charge
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -91,8 +91,9 @@ class Reconciler:
         """Whether an object had changed in the last round."""
         self._drift = DriftBackOff()
         self._is_stopping = False
+        self.is_resting = False
+        """Whether another actuator acts on its domain: it takes no decision, and is never run."""
         self._given_up = GivenUpPods(shared.client, self.observed)
-        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
 
     def define(self, domain: Domain, target: Target) -> None:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
@@ -145,6 +146,9 @@ class Reconciler:
             published: when, UTC ns.
             pending: is finished when the decision is in force and reported, or refused.
         """
+        if self.is_resting:  # the decision was on its way when another took the shard over
+            self._outbox.finish(pending)
+            return
         instant = self._shared.instant
         record, _ = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         why = self._desired.accept(decision, part, published, record, instant)
@@ -171,6 +175,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Keep the desired limit in force, until it is stopped."""
+        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
         while not self._is_stopping:
             self._awake.clear()
             try:
@@ -189,11 +194,7 @@ class Reconciler:
                 pass
 
     async def _reconcile(self) -> float | None:
-        """Do one round: update the desired limit, and bring the cluster to it.
-
-        Returns:
-            After how many seconds to try again; None: when something changes.
-        """
+        """Bring the cluster to the desired limit; returns after how many s to try again (None: after a change)."""
         instant, workload = self._shared.instant, self.observed.workload
         record, limit = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         self._shared.set_note(f"{self.extent.name} decisions", self._desired.lapses.why)

@@ -145,11 +145,11 @@ class Reporter:
 
     def retire(self) -> None:
         """Show no figures of the target any more."""
-        for gauge in (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced):
-            if (self._extent.name,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
-                gauge.remove(self._extent.name)
-        if self._extent.is_part:
-            metrics.dead_man.remove(self._extent.name)  # nodes come and go for ever
+        gauges = (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced)
+        # Nodes come and go for ever.
+        for one in (*gauges, metrics.dead_man) if self._extent.is_part else gauges:
+            if (self._extent.name,) in one._metrics:  # noqa: SLF001 - not every one was set
+                one.remove(self._extent.name)
 
     def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,

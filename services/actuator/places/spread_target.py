@@ -2,7 +2,7 @@
 
 Pods carry what is enforced; each part's reconciler writes those of its place.  What the workload carries enforces
 nothing: it tells people and other programs what the target may send in all.  So it follows at its own pace, and is
-worked out from what the Pods carry: every process that acts on a part finds the same, and all may write it.
+worked out from what the Pods carry, whoever limits them: the actuator that has the template's Lease writes it.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class SpreadTarget:
         target: Target,
         shared: Dependencies,
         placement: Placement,
-        is_acting: Callable[[], bool],
+        is_summing: Callable[[], bool],
     ) -> None:
         """Prepare; ``run`` keeps the sum.
 
@@ -61,11 +61,11 @@ class SpreadTarget:
             target: of it.
             shared: by all reconcilers.
             placement: knows the places, and learns of the nodes.
-            is_acting: whether this process sets the limit of a part.
+            is_summing: whether this process writes the sum.
         """
         self.domain, self.target = domain, target
         self._shared = shared
-        self._is_acting = is_acting
+        self._is_summing = is_summing
         self._awake = asyncio.Event()
         self._is_stopping = False
         self.observed = ObservedParts(
@@ -128,7 +128,7 @@ class SpreadTarget:
         if (why is not None) != self._was_paused:
             self._was_paused = why is not None
             self._reporter.report_pause(workload, why)
-        if why is not None or not self._is_acting():
+        if why is not None or not self._is_summing():
             return None
         record = find_record(workload)
         if record is not None:
