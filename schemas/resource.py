@@ -41,6 +41,8 @@ _NAME_PATTERN = r"^[^/\s]+$"
 
 # A rule's cost is estimated from the largest object that there can be, and must stay below the API server's limit.
 _LONGEST_NAME, _LONGEST_UNIT, _MOST_ITEMS = 253, 32, 100
+_LONGEST_VALUE = 63
+"""Of a label."""
 
 _COLUMNS = (
     ("Policy", ".spec.policy", "The policy that proposes limits."),
@@ -201,7 +203,7 @@ _MORE: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (Target, "namespaces"): {"x-kubernetes-list-type": "set", "items": {"pattern": _NAME_PATTERN}},
     (Target, "kind"): {"pattern": _whole(KIND_NAME)},
     (Target, "apiVersion"): {"pattern": _whole(ANY_API_VERSION)},
-    (LabelSelector, "matchLabels"): {"maxProperties": 32},
+    (LabelSelector, "matchLabels"): {"maxProperties": 32, "additionalProperties": {"maxLength": _LONGEST_VALUE}},
     (LabelSelector, "matchExpressions"): {"maxItems": 32},
     (LabelRequirement, "key"): {"pattern": _whole(LABEL_NAME)},
     (LabelRequirement, "values"): {"maxItems": 32, "items": {"pattern": _whole(LABEL_VALUE)}},
@@ -316,8 +318,7 @@ def _property(kind: type[Struct], field: Field) -> dict[str, Any]:
     elif field.kind.startswith("mapping"):
         found = {"type": "object", "additionalProperties": found}
     more = _MORE.get((kind, field.name), {})
-    if "items" in more:
-        more = more | {"items": found["items"] | more["items"]}
+    more = more | {key: found[key] | more[key] for key in ("items", "additionalProperties") if key in more}
     own = " By default the resource's own." if (kind, field.name) in OWN_NAMESPACE else ""
     found = {"description": f"{field.meaning.replace(' fail_safe', ' failSafe')}{own}", **found, **more}
     if found.get("x-kubernetes-preserve-unknown-fields"):

@@ -7,7 +7,7 @@ import structlog
 from msgspec.structs import replace
 
 from schemas.domain import Domain, Target
-from schemas.messages import Action, Decision, Outcome, PodOutcome
+from schemas.messages import Action, Decision, Outcome, Overrun, PodOutcome
 from schemas.numbers import MOST_RATE
 from schemas.units import Rate
 from services.actuator import metrics
@@ -34,7 +34,12 @@ _EVENT_REASONS = {
 NOT_ENFORCED, ENFORCED = "LimitNotEnforced", "LimitEnforced"
 """Reasons of Events; ``sluice check --cluster`` looks for them."""
 _HOST_NETWORK = "its Pods use the host's network, and Cilium limits only those with a network of their own"
-_UNKNOWN = "Cilium does not enforce it; `sluice check CONFIG --cluster` names the likely cause"
+_UNKNOWN = (
+    "Cilium does not enforce it (`sluice check CONFIG --cluster` names the likely cause), or the Pods send UDP faster "
+    "than it: such bytes are counted before Cilium drops them"
+)
+_HELD_NS = 30 * 10**9
+"""A limit that has held for so long is enforced again."""
 
 _log = structlog.get_logger()
 
@@ -130,6 +135,8 @@ class Reporter:
         self._last_attempt: tuple[object, ...] = ()
         self.is_unenforced = False
         """Whether people know that the limit in force is not enforced."""
+        self._held_since: int | None = None
+        """Since when such a limit has held nevertheless, UTC ns."""
         metrics.not_enforced.labels(self._extent.name).set(0)
 
     def define(self, target: Target) -> None:
@@ -138,11 +145,11 @@ class Reporter:
 
     def retire(self) -> None:
         """Show no figures of the target any more."""
-        for gauge in (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced):
-            if (self._extent.name,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
-                gauge.remove(self._extent.name)
-        if self._extent.is_part:
-            metrics.dead_man.remove(self._extent.name)  # nodes come and go for ever
+        gauges = (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced)
+        # Nodes come and go for ever.
+        for one in (*gauges, metrics.dead_man) if self._extent.is_part else gauges:
+            if (self._extent.name,) in one._metrics:  # noqa: SLF001 - not every one was set
+                one.remove(self._extent.name)
 
     def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,
@@ -179,7 +186,7 @@ class Reporter:
                 done = [(write, one) for write, one in done if one.outcome != "failed"]
             kinds = {one.outcome for _, one in done}
             reasons = [why, *([f"{again} still refused"] if again else [])]
-            carrier = self._extent.carrier(workload)
+            carrier = None if self._extent.is_part else workload
             has_carrier = carrier is None or any(isinstance(write.obj, Workload) for write, _ in done)
             if not has_carrier and workload.limit != order.limit:
                 reasons.append(PODS_ONLY)
@@ -225,7 +232,7 @@ class Reporter:
             results: of the Pods.
             now: when the last one was answered, UTC ns.
         """
-        carrier = self._extent.carrier(workload)
+        carrier = None if self._extent.is_part else workload
         limit = order.limit if carrier is None or carrier.limit is None else carrier.limit
         kept = replace(order, cause="rescale", limit=limit)
         texts = sorted(f"{one.obj.metadata.name}: {one.text}" for one in results)
@@ -277,40 +284,54 @@ class Reporter:
     def report_enforcement(self, decision: Decision, workload: Workload | None, pods: Sequence[Pod]) -> None:
         """Notify people, if it is news, that the limit in force on the API is not enforced on the wire, or is again.
 
-        A limit that was never set, or that somebody else set, is not the agent's fault, and is reported elsewhere.
+        A limit that was never set, or that somebody else set, is not the agent's fault, and is reported elsewhere.  It
+        is enforced again once it has held for half a minute, as far as that is known all the time: so one that comes
+        and goes makes few Events, and the last Event is right.
 
         Args:
             decision: the newest.
             workload: the target's, as far as this actuator sets its limit; None: nothing is to be blamed on the agent.
             pods: its Pods.
         """
-        key = self._extent.name
-        about = f"{key} enforcement"
         overrun = next((one for one in decision.overruns if one.target == self._target.key), None)
-        # What the Pods may send by their own annotations.
         limits = [pod.limit for pod in pods if not pod.has_ended]
-        known = [limit for limit in limits if limit is not None]
-        are_limited = bool(known) and len(known) == len(limits)
-        if workload is None or not are_limited or (overrun is not None and allows(sum(known), overrun.sent)):
-            overrun = None
-        if (overrun is not None) == self.is_unenforced:
-            return
-        self.is_unenforced = overrun is not None
-        metrics.not_enforced.labels(key).set(self.is_unenforced)
-        if overrun is None:
-            self._set_note(about, None)
-            _log.info("limit holds again", target=key)
-            if workload is not None:
-                self._events.record(workload, ENFORCED, "Sends no more than its limit again")
-            return
+        if workload is None or not limits:
+            if self.is_unenforced:
+                self._report_enforced(workload, "Has no Pods any more")
+        elif overrun is None:
+            if not self.is_unenforced or self._target.key in decision.state.over:
+                self._held_since = None  # nothing to take back, or it is not known what is sent
+                return
+            held = self._held_since = self._held_since or decision.end
+            if decision.end - held >= _HELD_NS:
+                self._report_enforced(workload, "Sends no more than its limit again")
+        else:
+            self._held_since = None
+            # What the Pods may send by their own annotations; one that has none yet says nothing of the agent.
+            known = [limit for limit in limits if limit is not None]
+            is_blamed = len(known) == len(limits) and not allows(sum(known), overrun.sent)
+            if is_blamed and not self.is_unenforced:
+                self._report_unenforced(overrun, decision.end, workload, pods)
+
+    def _report_unenforced(self, overrun: Overrun, end: int, workload: Workload, pods: Sequence[Pod]) -> None:
+        key = self._extent.name
+        self.is_unenforced = True
+        metrics.not_enforced.labels(key).set(1)
         cause = _HOST_NETWORK if any(pod.spec.host_network for pod in pods) else _UNKNOWN
-        seconds = (decision.end - overrun.since) / 1e9
         sent, limit = Rate(overrun.sent), Rate(overrun.limit)
-        text = f"has sent more than its limit for {seconds:.0f} s, now {sent} of {limit}: {cause}"
-        self._set_note(about, text)
+        text = f"has sent more than its limit for {(end - overrun.since) / 1e9:.0f} s, now {sent} of {limit}: {cause}"
+        self._set_note(f"{key} enforcement", text)
         _log.warning("limit not enforced", target=key, sent=str(sent), limit=str(limit), cause=cause)
-        assert workload is not None
         self._events.record(workload, NOT_ENFORCED, text[0].upper() + text[1:], is_warning=True)
+
+    def _report_enforced(self, workload: Workload | None, why: str) -> None:
+        """Take back that the limit is not enforced; without a workload, since it is no longer this actuator's."""
+        self.is_unenforced, self._held_since = False, None
+        metrics.not_enforced.labels(self._extent.name).set(0)
+        self._set_note(f"{self._extent.name} enforcement", None)
+        if workload is not None:
+            _log.info("limit holds again", target=self._extent.name, reason=why)
+            self._events.record(workload, ENFORCED, why)
 
     def _send(self, action: Action, headers: Mapping[str, str]) -> None:
         """Report an action on the bus, in the log and in the metrics."""

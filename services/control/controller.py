@@ -138,13 +138,15 @@ class Controller:
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
             seen.missing is not None, seen.queued,
         )  # fmt: skip
-        memory = _restore_memory(self.policy, state.memory if state.policy == self._version else None)
+        memory = state.memory if state.policy == self._version else None
+        if type(memory) is not self.policy.memory_type:
+            memory = _restore_memory(self.policy, memory)
         proposal, fault = self._propose(memory, before, seen, bounds, fault)
         demand = state.demand
         if self._several:
             recent = self._recent_per_limit(seen) if self._per_pod else seen.recent_by_target
             demand = self._allocator.update_demand(demand, before, recent, seen)
-        over, overruns = follow_overruns(self.domain, state.over, before, sample, seen)
+        over, overruns = follow_overruns(self.domain, state, in_force, sample, seen)
         targets, shield_memory = self._apply_budget(start, proposal.budget, demand, inputs)
         shadow, shadows = self._run_shadows(state, start, seen, bounds, inputs, demand) if self._shadows else ((), {})
         return Decision(

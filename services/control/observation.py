@@ -12,16 +12,19 @@ longer than bursts, a patch and a queue explain, shows it.
     overrun   it has been over for four seconds, without a break
 
 Limits whose target does not want more cannot be judged, and need not be.  A source that measures throughput over its
-whole window is judged only once the window lies after the limit's last change.
+whole window is judged only once the window lies after the limit's last change, and an overrun takes a window at least.
+The limit is the higher one of what was decided and what was reported to be in force: a cut that the API server does not
+take is no fault of enforcement.  Where several limits are in force on a target, nothing is judged.  What is not known
+begins the four seconds anew, but does not take an overrun back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import inf
 
 from msgspec import Struct
 
 from schemas.domain import Domain, Target
-from schemas.messages import CriticalMeasure, Overrun, Sample, ShieldMemory, TargetMeasure
+from schemas.messages import CriticalMeasure, InForce, Overrun, Sample, State, TargetMeasure
 
 _LONGEST = 3600 * 10**9
 _QUEUED = 0.5
@@ -146,18 +149,22 @@ class Observer:
             loss = measure.lost
             if loss is not None and 0 < loss < inf:
                 lost += loss
-            why = measure.why_unusable(self._min_observations)
-            if why is not None:
-                missing = missing or f"{key}: {why}"
+            spread, latest = measure.jitter, measure.p95
+            if (
+                spread is None
+                or latest is None
+                or measure.missing is not None
+                or not (0 <= spread < inf and 0 <= latest < inf and measure.observations >= self._min_observations)
+            ):
+                missing = missing or f"{key}: {measure.why_unusable(self._min_observations)}"
                 continue
             median = measure.recent_p50
             if median is None:
                 medians = None
             elif medians is not None:
                 medians.append(median * self._per_tightest)
-            if (ratio := measure.jitter * per_jitter) > jitter:  # type: ignore[operator]  # usable
+            if (ratio := spread * per_jitter) > jitter:
                 jitter = ratio
-            latest: float = measure.p95  # type: ignore[assignment]  # usable
             if (ratio := latest * per_p95) > p95:
                 p95 = ratio
             if (ratio := latest * self._per_tightest) < shared_p95:
@@ -201,49 +208,61 @@ def allows(limit: int, sent: int) -> bool:
     return sent <= limit * _SHARE + _SLACK_KBIT
 
 
-def fills(target: Target, sample: Sample, limit: int) -> bool:
-    """Whether a target filled its limit (kbit/s, in its scope); False where that is not known."""
+def fills(target: Target, sample: Sample, limit: int) -> bool | None:
+    """Whether a target filled its limit (kbit/s, in its scope); None where that is not known."""
     for one in sample.targets:
         if one.target == target.key:
             sent = one.throughput if one.recent is None else one.recent
             pods = one.pods if target.scope == "per-pod" else 1
-            return sent is not None and bool(pods) and sent >= _NEAR * limit * (pods or 1)
-    return False
+            return None if sent is None or pods is None else pods > 0 and sent >= _NEAR * limit * pods
+    return None
 
 
 def follow_overruns(
-    domain: Domain, since: Mapping[str, int], limits: Sequence[ShieldMemory], sample: Sample, seen: Observation
+    domain: Domain, state: State, in_force: Mapping[str, InForce], sample: Sample, seen: Observation
 ) -> tuple[dict[str, int], tuple[Overrun, ...]]:
     """Compare what every target sent with its limit.
 
     Args:
         domain: whose targets.
-        since: by target, since when it has been over its limit without a break, ns.
-        limits: in force before this sample, in the order of the targets.
+        state: before this sample, with the limits that were decided, and since when targets have been over theirs.
+        in_force: what was reported to be in force, by target; without a report it is what was decided.
         sample: what was measured.
         seen: the same, as policies see it.
 
     Returns:
-        ``since`` after this sample, and the overruns.
+        Since when targets have been over their limits, ns, after this sample, and the overruns.
     """
     over: dict[str, int] = {}
     overruns = []
+    # Nobody saw what was sent in a gap between samples.
+    is_gap = sample.end - state.end > 2 * sample.period
     for number, target in enumerate(domain.targets):
-        sent, known = seen.recent_by_target[number], limits[number]
+        sent, key = seen.recent_by_target[number], target.key
+        known, actual = state.shield.get(key), in_force.get(key)
+        limit = target.fail_safe if known is None else known.limit
+        if actual is not None and actual.limit > limit:
+            limit = actual.limit  # the cut is on its way, or the API server does not take it
         # The usual case first: this is part of every step.
-        if sent is None or allows(known.limit, sent):
+        if sent is not None and (sent <= limit or allows(limit, sent)):
             continue
-        limit = known.limit
-        if target.scope == "per-pod":
-            pods = seen.pods[number]
-            if not pods or allows(limit * pods, sent):
-                continue
-            limit *= pods
-        key = target.key
+        pods = seen.pods[number] if target.scope == "per-pod" else 1
+        if sent is not None and pods is not None and allows(limit * pods, sent):
+            continue
         is_recent = any(one.target == key and one.recent is not None for one in sample.targets)
-        if not is_recent and known.since > sample.start:
+        is_changed = not is_recent and actual != state.in_force.get(key)
+        long = LONG_NS if is_recent else max(LONG_NS, sample.end - sample.start)
+        began = state.over.get(key)
+        found = began if began is not None and state.end - began >= long else None
+        is_mixed = not is_recent and (known is None or known.since > sample.start)
+        if sent is None or not pods or is_mixed or (actual is not None and actual.unsettled):
+            if found is not None:
+                over[key] = found  # knowing nothing takes nothing back
             continue
-        began = over[key] = since.get(key, sample.end - sample.period)
-        if sample.end - began >= LONG_NS:
-            overruns.append(Overrun(target=key, sent=sent, limit=limit, since=began))
+        if found is None and (began is None or is_gap or is_changed):
+            began = sample.end - sample.period
+        assert began is not None
+        over[key] = began
+        if sample.end - began >= long:
+            overruns.append(Overrun(target=key, sent=sent, limit=limit * pods, since=began))
     return over, tuple(overruns)

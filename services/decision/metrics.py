@@ -1,6 +1,7 @@
 """What the decision service counts and measures.  Only what is worth a series per domain has one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import nan
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -40,8 +41,19 @@ lessons = Counter(
     "What samples taught about the bottleneck, but for those that taught nothing",
     ["domain", "lesson"],
 )
-NOTHING_NEW = frozenset({"steady", "settles", "waits"})
+_NOTHING_NEW = frozenset({"steady", "settles", "waits"})
 """Lessons that are not counted."""
+
+
+def count_decision(decision: Decision) -> None:
+    """Count a decision that is on the bus."""
+    steps.inc()
+    faults.inc(decision.fault is not None)
+    if decision.link is not None and decision.link.lesson not in _NOTHING_NEW:
+        lessons.labels(decision.domain, decision.link.lesson).inc()
+    for target in decision.targets:
+        if target.limit != target.proposal:
+            overruled.labels(decision.domain, target.rule).inc()
 
 
 class LastDecisions(Collector):
@@ -60,7 +72,7 @@ class LastDecisions(Collector):
         for decision in self._last():
             for target in decision.targets:
                 limit.add_metric([decision.domain, target.target], target.limit)
-            stress.add_metric([decision.domain], float("nan") if decision.stress is None else decision.stress)
+            stress.add_metric([decision.domain], nan if decision.stress is None else decision.stress)
         yield limit
         yield stress
         yield from self._collect_links()
@@ -125,6 +137,11 @@ class PressureGauges:
         """Take the next sample, and the decision on it, which has the limits that were in force."""
         for (target, full, starved), decided in zip(self._gauges, decision.targets, strict=True):
             is_full = fills(target, sample, decided.was)
+            if is_full is None:
+                # Not known, and neither a stretch's end nor 0 seconds.
+                full.set(nan)
+                starved.set(nan)
+                continue
             for since, gauge, holds in (
                 (self._full, full, is_full),
                 (self._starved, starved, is_full and decided.was <= target.min),

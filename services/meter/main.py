@@ -74,6 +74,9 @@ class MeterService:
         self._network = network
         self._meter = NodeMeter(network, trust_netkit=config.meter.trust_netkit)
         self._page = PageBuilder(node)
+        self._network_problem: str | None = None
+        """Why the devices could not be read for the endpoints."""
+        self._kubelet_due = 0.0
         self._reading = threading.Lock()
         self._endpoints = EndpointDevices(api) if config.meter.endpoints else None
         self._kubelet = None
@@ -91,23 +94,33 @@ class MeterService:
         """Start the threads, which end with the process."""
         threading.Thread(target=self._watch.run, name="pods", daemon=True).start()
         if self._endpoints is not None or self._kubelet is not None:
-            threading.Thread(target=self._update_sources, name="sources", daemon=True).start()
+            threading.Thread(target=self._run_sources, name="sources", daemon=True).start()
 
-    def _update_sources(self) -> None:
-        due = 0.0
+    def _run_sources(self) -> None:
         while True:
-            pods = self._watch.pods
-            if self._endpoints is not None:
-                self._endpoints.update(pods, self._network.read_counters())
-            if self._kubelet is not None and time.monotonic() >= due:
-                due = time.monotonic() + _KUBELET_S
-                self._kubelet.update(pods)
+            self.update_sources()
             time.sleep(_SOURCES_S)
+
+    def update_sources(self) -> None:
+        """Ask for endpoints of new pods, and for the kubelet's page where that is due."""
+        pods = self._watch.pods
+        if self._endpoints is not None:
+            try:
+                devices = self._network.read_counters()
+            except OSError as error:
+                self._network_problem = describe_os_error(error)
+            else:
+                self._network_problem = None
+                self._endpoints.update(pods, devices)
+        if self._kubelet is not None and time.monotonic() >= self._kubelet_due:
+            self._kubelet_due = time.monotonic() + _KUBELET_S
+            self._kubelet.update(pods)
 
     def _list_problems(self) -> dict[str, str]:
         """What is not known now, and why, by its source."""
         sources = {"pods": self._watch, "endpoints": self._endpoints, "kubelet": self._kubelet}
         found = {name: source.problem for name, source in sources.items() if source is not None}
+        found["network"] = self._network_problem
         return {name: hide_passwords(problem) for name, problem in found.items() if problem is not None}
 
     def _gather_sources(self) -> OtherSources:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -21,8 +22,12 @@ DEMONSTRATION = ("--set", "factory.enabled=true")
 SAME = (
     "--set",
     "factory.enabled=true,namespace.create=true,bus.secret.create=false,restore.onUninstall=false,crds.rules=never",
+    "--set",
+    "restartForSettings=false",
 )
 """The values with which the chart has neither more nor less than the kustomization."""
+SETTINGS = "sluice.dev/settings"
+"""On pods, a hash of the configuration without its domains."""
 OWN = """
 bus: {servers: [nats://nats.net.svc:4222]}
 domains:
@@ -63,13 +68,46 @@ def test_it_renders_what_kustomize_renders(shipped: list[dict[str, Any]]) -> Non
     ours, theirs = by_name(render(*SAME)), by_name(shipped)
     assert ours == theirs
     assert len(ours) >= 35
-    added = set(by_name(render(*DEMONSTRATION))) ^ set(theirs)
+    plain = by_name(render(*DEMONSTRATION))
+    added = set(plain) ^ set(theirs)
     assert added == {
         ("Namespace", None, "sluice"),
         ("Secret", "sluice", "sluice-bus"),
         ("Job", "sluice", "sluice-restore"),
     }
+    restarted = {name[2] for name, one in plain.items() if SETTINGS in str(one)}
+    assert restarted == {"sluice-sampler", "sluice-decision", "sluice-actuator", "sluice-exporter", "sluice-meter"}
+    assert all(SETTINGS not in str(one) for one in theirs.values())
     print(f"{len(ours)} objects, equal")
+
+
+NEW_BOUND, NEW_PERIOD = ("max: 900M", "max: 800M"), ("period: 500ms", "period: 250ms")
+"""A change of a domain, and one of what is read at the start."""
+
+
+@pytest.mark.parametrize("change", [NEW_BOUND, NEW_PERIOD])
+def test_definitions_travel_without_a_restart(tmp_path: Path, change: tuple[str, str]) -> None:
+    """A changed domain changes ConfigMaps in place and no pod; with Helm other changes restart what reads them."""
+    text = (MANIFESTS / "config.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace(*change), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    manifests = tmp_path / "manifests"
+    shutil.copytree(MANIFESTS, manifests, ignore=shutil.ignore_patterns("chart", "components"))
+    shutil.copy(path, manifests)
+    configs = {("ConfigMap", "sluice", "sluice-config"), ("ConfigMap", "sluice-meter", "sluice-meter-config")}
+    assert find_changed(objects(), objects(manifests)) == configs
+    found = find_changed(render(*DEMONSTRATION), render(*DEMONSTRATION, "--set-file", f"config={path}"))
+    restarted = {name for name in found if name[0] in {"Deployment", "DaemonSet", "StatefulSet"}}
+    assert found - restarted - {("Secret", "sluice", "sluice-bus")} == configs
+    assert len(restarted) == (0 if change == NEW_BOUND else 5)
+
+
+def find_changed(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """The objects that differ; both have the same names."""
+    one, other = by_name(before), by_name(after)
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name] != other[name]}
 
 
 @pytest.mark.parametrize(
@@ -164,18 +202,13 @@ def test_rights_follow_the_configuration(own: tuple[str, ...]) -> None:
     assert "system:serviceaccount:net:sluice-actuator" in policy["matchConditions"][0]["expression"]
     namespaces = {namespace for _, namespace, _ in found}
     assert namespaces == {"net", "office", "lab", "sluice-meter", None}
-    (config,) = [
-        one for (kind, _, name), one in found.items() if kind == "ConfigMap" and name.startswith("sluice-config-")
-    ]
-    assert config["data"]["config.yaml"] == OWN
+    assert found["ConfigMap", "net", "sluice-config"]["data"]["config.yaml"] == OWN
 
 
 def test_the_demonstration_follows_the_namespace() -> None:
     """The demonstration's configuration names the bus and the exporter of the release's own namespace."""
     found = by_name(render(*DEMONSTRATION, namespace="net"))
-    (text,) = [
-        one["data"]["config.yaml"] for (kind, _, name), one in found.items() if name.startswith("sluice-config-")
-    ]
+    text = found["ConfigMap", "net", "sluice-config"]["data"]["config.yaml"]
     assert set(re.findall(r"[a-z-]+\.[a-z]+\.svc", text)) >= {"nats.net.svc", "sluice-exporter.net.svc"}
     assert "sluice.svc" not in text
 
@@ -264,12 +297,16 @@ def test_the_operators_objects(own: tuple[str, ...]) -> None:
     assert endpoint["interval"] == services["scrape_interval"]
 
 
+OLD = (*DEMONSTRATION, "--kube-version", "1.20.2")
 REFUSED = {
     "config is empty": (),
     "it has no domains": ("--set", "config=bus: {}"),
     "'tsl' not allowed": ("--set", "factory.enabled=true,bus.tsl=true"),
     "got string, want boolean": ("--set-string", "bus.tls=yes"),
     "does not match pattern": ("--set", "bus.storage.size=big"),
+    "components/ha needs Kubernetes 1.21, and this is v1.20.2": (*OLD, "--set", "ha.enabled=true"),
+    "components/admission needs Kubernetes 1.30": (*OLD, "--set", "admission.enabled=true"),
+    "components/resource-rules needs Kubernetes 1.25": (*OLD, "--set", "crds.rules=always"),
     "value must be one of": ("--set", "image.pullPolicy=Sometimes"),
     "there is no /spec/nothing/here": (
         *DEMONSTRATION,

@@ -47,7 +47,7 @@
 {{- if and (regexMatch $kind .object.kind) (regexMatch $name .object.metadata.name) -}}yes{{- end -}}
 {{- end -}}
 
-{{/* The name that kustomize generates for a ConfigMap: with a hash of its content, so that a change rolls the pods. */}}
+{{/* The name that kustomize generates for a ConfigMap with a hash of its content, so that a change rolls the pods. */}}
 {{- define "sluice.hashed" -}}
 {{- $hash := dict "kind" "ConfigMap" "name" "" "data" .data | toJson | sha256sum | trunc 10 -}}
 {{- printf "%s-%s" .name ($hash | replace "0" "g" | replace "1" "h" | replace "3" "k" | replace "a" "m" | replace "e" "t") -}}
@@ -65,6 +65,11 @@
 {{- else -}}
   {{- fail "config is empty.  Name your workloads: --set-file config=FILE (see manifests/config.yaml), or install the demonstration: --set factory.enabled=true" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A hash of what the services read at their start only: the configuration without its domains. */}}
+{{- define "sluice.settings" -}}
+{{- omit (include "sluice.config" . | fromYaml) "domains" | toJson | sha256sum | trunc 16 -}}
 {{- end -}}
 
 {{/* Of the configured targets, as YAML: "namespaces"; "targets" as actions name them; "selected", the namespaces of
@@ -116,6 +121,12 @@
 {{- end -}}
 {{- if hasKey ($object.spec | default dict) "template" -}}
   {{- include "sluice.adaptPod" (dict "pod" $object.spec.template.spec "root" .root "generated" .generated "isOurs" (eq $object.metadata.namespace $namespace)) -}}
+  {{- range $object.spec.template.spec.volumes -}}
+    {{- if and $.root.Values.restartForSettings (hasPrefix "sluice-" ((.configMap | default dict).name | default "")) -}}
+      {{- $meta := $object.spec.template.metadata -}}
+      {{- $_ := set $meta "annotations" (merge (dict "sluice.dev/settings" (include "sluice.settings" $.root)) ($meta.annotations | default dict)) -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}
 

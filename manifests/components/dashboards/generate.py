@@ -264,6 +264,23 @@ DOMAIN = [
         "A limit of scope aggregate, shared by the pods.",
     ),
     plot(
+        "What the link carries",
+        "Kbits",
+        {
+            "{{domain}} safe total load": 'max by (domain) (sluice_link_safe_load_kbit{domain=~"$domain"})',
+            "{{domain}} critical load to come": 'max by (domain) (sluice_link_expected_load_kbit{domain=~"$domain"})',
+            "{{domain}} kept free": 'max by (domain) (sluice_link_margin_kbit{domain=~"$domain"})',
+            "{{domain}} left for best effort": 'max by (domain) (sluice_link_headroom_kbit{domain=~"$domain"})',
+        },
+        "What learned knows of the bottleneck: the largest total load that builds up no queue, and how it is used.",
+    ),
+    plot(
+        "What was learned of the link",
+        "ops",
+        {"{{lesson}}": 'sum by (lesson) (rate(sluice_link_lessons_total{domain=~"$domain"}[$__rate_interval]))'},
+        "How often samples taught something: that the safe load was touched, crossed, or lies higher.",
+    ),
+    plot(
         "Observations per window",
         "short",
         {"{{workload}}": 'max by (workload) (sluice_sampler_observations{workload=~"$workload"})'},

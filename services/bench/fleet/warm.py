@@ -11,8 +11,10 @@ from schemas.messages import Decision, Sample, State
 from services.control import Controller
 from services.control.controller import NOTHING_REPORTED, Reported
 from services.plant.scenario import SCENARIOS, Event
-from services.plant.simulated.closed_loop import play
+from services.plant.simulated.closed_loop import Delays, play
+from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
 
+_DELAYS = Delays.of(PROFILES[SHIPPED])
 _FIRST_S = 120.0
 """What is compared: the first two minutes."""
 
@@ -76,10 +78,10 @@ def compare_starts(case: str, seeds: int = 3) -> Comparison:
     beginning = replace(scenario, seconds=int(_FIRST_S), events=events)
     starts: dict[bool, list[Start]] = {False: [], True: []}
     for seed in range(seeds):
-        learned = take_over(play(scenario, domain, Controller(domain), seed=100 + seed).decisions[-1])
+        learned = take_over(play(scenario, domain, Controller(domain), delays=_DELAYS, seed=100 + seed).decisions[-1])
         for is_warm, found in starts.items():
             controller = WarmController(domain, learned) if is_warm else Controller(domain)
-            score = play(beginning, domain, controller, seed=seed).score()
+            score = play(beginning, domain, controller, delays=_DELAYS, seed=seed).score()
             found.append(Start(score.violation_seconds, score.share))
     cold, warm = (
         Start(sum(one.bad_seconds for one in found), fmean(one.share for one in found)) for found in starts.values()

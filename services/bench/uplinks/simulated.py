@@ -9,6 +9,9 @@ from services.control import Controller
 from services.plant.score import Score, score
 from services.plant.simulated.closed_loop import START, ClosedLoop, Delays, play
 from services.plant.simulated.plant import SimulatedPlant
+from services.plant.simulated.signal_profiles import PROFILES, SHIPPED
+
+_DELAYS = Delays.of(PROFILES[SHIPPED])
 
 
 def play_per_node(
@@ -18,7 +21,7 @@ def play_per_node(
     template, scores, decisions = build_template(policy), {}, list[Decision]()
     for number, one in enumerate(uplinks):
         domain = template.build_instance(one.node, ())
-        run = play(one.scenario, domain, Controller(domain), seed=seed + number)
+        run = play(one.scenario, domain, Controller(domain), delays=_DELAYS, seed=seed + number)
         scores[one.node] = run.score(since)
         decisions += run.decisions
     return scores, decisions
@@ -27,14 +30,16 @@ def play_per_node(
 def play_even(uplinks: tuple[Uplink, ...], policy: str, since: float, seed: int = 0) -> dict[str, Score]:
     """Control both nodes by one limit that is divided evenly; gives the scores by node."""
     domain = build_even(policy)
+    hz = _DELAYS.probe_hz
+    apps = {one.node: one.scenario.apps if hz is None else one.scenario.apps.with_probes(hz) for one in uplinks}
     plants = {
-        one.node: SimulatedPlant.for_apps(one.scenario.apps, None, seed + number, START)
+        one.node: SimulatedPlant.for_apps(apps[one.node], None, seed + number, START)
         for number, one in enumerate(uplinks)
     }
     pair = PlantPair(plants)
     # The nodes' scanners have loads of their own: each plant plays its own events, at the same times.
     plan = {one.node: list(one.scenario.events) for one in uplinks}
-    loop = ClosedLoop(replace(uplinks[0].scenario, events=()), domain, Controller(domain), Delays(), pair, seed)
+    loop = ClosedLoop(replace(uplinks[0].scenario, events=()), domain, Controller(domain), _DELAYS, pair, seed)
     pods = {target.key: sum(pod.target == target.key for pod in pair.pods) for target in domain.targets}
     loop.start({target.key: target.fail_safe // pods[target.key] for target in domain.targets})
     while loop.run_to_sample() is not None:

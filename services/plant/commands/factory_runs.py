@@ -183,7 +183,7 @@ async def start_signal(parts: ClusterParts, kind: Kind, processes: Processes, pa
     signal = await parts.start(processes, page, api, Signal())
     if kind != "prometheus":
         return signal
-    return build_prometheus_signal(await start_prometheus(processes, signal.scrape.urls))
+    return build_prometheus_signal(await start_prometheus(processes, (*signal.scrape.urls, *signal.scrape.meters)))
 
 
 def report_results(options: FactoryOptions, console: Console, results: FactoryResults) -> None:

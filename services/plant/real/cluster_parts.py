@@ -3,7 +3,8 @@
     echo sidecars of robot-control and safety-scanner <-- probes -- exporter (beyond the bottleneck) --> sampler
     routes and lxc* counters of n1 and n2 --> a meter for each node --> sampler
 
-The sampler reads nothing else.  The signal is the shipped one but for the addresses.  What the exporter reads from
+The sampler reads nothing else.  The signal is the shipped one but for the addresses: the exporter in ``scrape.urls``,
+the meters in ``scrape.meters``.  What the exporter reads from
 Hubble on a cluster is not there: the probes alone are measured.
 """
 
@@ -62,12 +63,13 @@ class ClusterParts:
             NotReady: one does not answer in time.
             ProcessDied: one ended.
         """
-        urls = [await self._start_exporter()] if self._exporter else [page]
+        url = await self._start_exporter() if self._exporter else page
+        meters: list[str] = []
         if self._meters:
             senders = {one.key for one in self._domain.critical} | {one.key for one in self._domain.targets}
             nodes = sorted({one.node for one in self._bed.pods if one.workload in senders})
-            urls += [await self._start_meter(processes, node, api) for node in nodes]
-        return replace(signal, source="scrape", scrape=Scrape(urls=tuple(urls)))
+            meters = [await self._start_meter(processes, node, api) for node in nodes]
+        return replace(signal, source="scrape", scrape=Scrape(urls=(url,), meters=tuple(meters)))
 
     async def _start_meter(self, processes: Processes, node: str, api: str) -> str:
         keeper = await _wait_for_pid(self._bed.start(node, "sleep", "infinity"))

@@ -1,7 +1,8 @@
 """The signals that clusters have, as settings of the simulated plant.
 
-The figures are measured: the pace of probes is that of the shipped configuration, the lag and the gaps are those of
-``sluice bench signals`` and of runs on real packets, and cAdvisor's pace is the kubelet's.
+The pace of probes is that of the shipped configuration, the lag is what ``sluice bench signals`` and runs on real
+packets show, and cAdvisor's pace is the kubelet's.  No page is missing here: the case ``missing-20`` of ``sluice bench
+policies`` plays pages that are.
 """
 
 from msgspec.structs import replace

@@ -215,7 +215,7 @@ class PrometheusSource(Source):
                 bounds=self._bounds.get(key),
                 missing=missing,
             )
-        sent = vectors.get("throughput", [])
+        sent = drop_second_counts(vectors.get("throughput", []))
         rates = sum_by_workload(sent, workloads.find_sender_part)
         throughput = {key: round(rate * 8 / 1000) for key, rate in rates.items() if 0 <= rate < inf}
         pods: dict[str, set[str]] = {}
@@ -297,6 +297,19 @@ def sum_by_workload(vector: Vector, find: Callable[[Mapping[str, str]], str | No
         if key is not None:
             values[key] = values.get(key, 0.0) + value
     return values
+
+
+def drop_second_counts(sent: Vector) -> Vector:
+    """Throughput without the kubelet's count of Pods that a meter counts, too.
+
+    The meter's series name the workload, the kubelet's the Pod alone.
+    """
+    named = {(labels.get("namespace"), labels["pod"]) for labels, _ in sent if "workload" in labels and "pod" in labels}
+    return [
+        (labels, rate)
+        for labels, rate in sent
+        if "workload" in labels or (labels.get("namespace"), labels.get("pod")) not in named
+    ]
 
 
 def find_repeated(vector: Vector, workloads: Workloads) -> set[str]:

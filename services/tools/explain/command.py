@@ -203,7 +203,7 @@ def _describe_enforcement(trace: DecisionTrace, decision: Decision, domain: Doma
         seconds = format_duration(decision.end - one.since)
         yield "Not enforced"
         sent = f"{short_name(one.target)} sends {format_rate(one.sent)}, over its limit of {format_rate(one.limit)}"
-        yield f"  {sent} for {seconds}; sluice check --cluster names the likely cause"
+        yield f"  {sent} for {seconds}; sluice check --cluster names the likely cause, unless it sends UDP"
     if trace.sample is None or domain is None:
         return
     limits = {one.target: one.was for one in decision.targets}

@@ -147,7 +147,8 @@ def _describe_enforcement(one: DomainStatistics) -> Iterator[str]:
     for overrun, until in list(one.overruns.values())[-_OVERRUNS:]:
         much = f"{format_rate_with_unit(overrun.sent)}, over its limit of {format_rate_with_unit(overrun.limit)},"
         seconds = f"for {format_duration(until - overrun.since)} from {format_time(overrun.since)[11:19]}"
-        yield f"The limit of {short_name(overrun.target)} was not enforced: it sent {much} {seconds}."
+        cause = "unless that was UDP, which is counted before the limit"
+        yield f"The limit of {short_name(overrun.target)} was not enforced: it sent {much} {seconds}, {cause}."
     for key, count in one.filled.items():
         if count:
             least = one.starved[key] / one.judged[key]

@@ -114,6 +114,8 @@ def _plot_rates(statistics: DomainStatistics) -> Iterator[go.Scatter]:
     for curve, name, dash in (
         (statistics.safe, "safe total load", "dash"),
         (statistics.expected, "critical load to come", "dot"),
+        (statistics.margin, "kept free", "dashdot"),
+        (statistics.headroom, "left for best effort", "longdash"),
     ):
         if curve.points:
             yield go.Scatter(

@@ -72,8 +72,9 @@ class DomainStatistics:
         self.limits: dict[str, Curve] = {}
         """By target, kbit/s; so is the next."""
         self.goodput: dict[str, Curve] = {}
-        self.safe, self.expected = Curve(), Curve()
-        """What the policy took to be the largest safe total load, and the critical load to come; kbit/s."""
+        self.safe, self.expected, self.margin, self.headroom = Curve(), Curve(), Curve(), Curve()
+        """What the policy took to be the largest safe total load, the critical load to come, what it kept free, and
+        what that left for best effort; kbit/s."""
         self.lessons: Counter[str] = Counter()
         self.filled: Counter[str] = Counter()
         """Windows in which a target filled its limit; then those in which this was its minimum; then all."""
@@ -137,7 +138,8 @@ class DomainStatistics:
         for configured in self.domain.targets if self.domain is not None else ():
             limit, key = self._in_force.get(configured.key), configured.key
             if limit is not None:
-                is_full = fills(configured, sample, limit)
+                if (is_full := fills(configured, sample, limit)) is None:
+                    continue
                 self.judged[key] += 1
                 self.filled[key] += is_full
                 self.starved[key] += is_full and limit <= configured.min
@@ -153,6 +155,8 @@ class DomainStatistics:
         if decision.link is not None:
             self.safe.add(decision.end, decision.link.safe)
             self.expected.add(decision.end, decision.link.expected)
+            self.margin.add(decision.end, decision.link.margin)
+            self.headroom.add(decision.end, decision.link.headroom)
             self.lessons[decision.link.lesson] += 1
         for overrun in decision.overruns:
             _remember(self.overruns, (overrun.target, overrun.since), (overrun, decision.end))

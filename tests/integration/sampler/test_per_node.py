@@ -55,7 +55,8 @@ def page(at: int, **slow: bool) -> str:
             lines.append(f'hubble_flow_latency_seconds_bucket{{{series},le="{bound}"}} {count}\n')
         lines.append(f"hubble_flow_latency_seconds_count{{{series}}} {50 * at}\n")
         lines.append(f"hubble_flow_lost_total{{{series}}} {at if is_slow else 0}\n")
-        sent = f'namespace="factory",workload="upload",kind="Deployment",pod="upload-{node}",{label}source="device"'
+        pod = f"upload-5d9c-{node}pod"
+        sent = f'namespace="factory",workload="upload",kind="Deployment",pod="{pod}",{label}source="device"'
         lines.append(f"container_network_transmit_bytes_total{{{sent}}} {10**6 * at} {1000 * at // 4}\n")
     return "".join(lines)
 
@@ -110,9 +111,16 @@ async def test_each_instance_measures_its_own_nodes() -> None:
 
 @pytest.mark.prometheus
 async def test_prometheus_is_asked_by_node_and_by_label(tmp_path: Path) -> None:
-    """Each node in one query, a label's nodes by a matcher, and all nodes without; the figures are those of pages."""
+    """Each node in one query, a label's nodes by a matcher, and all nodes without; the figures are those of pages.
+
+    The kubelets are scraped, too: their counts of Pods that a meter counts are left out, those of another Pod are not.
+    """
     lines = []
     for at in range(1, 37):
+        for node in ("n1", "n2", "n3", "n4"):
+            series = f'namespace="factory",pod="upload-5d9c-{node}pod",interface="eth0"'
+            series = f"container_network_transmit_bytes_total{{{series}}}"
+            lines.append((series, f"{series} {10**6 * at} {START + at}"))
         for line in page(at, n1=True, n2=False, n3=False).splitlines():
             series, _, rest = line.partition("} ")
             lines.append((series + "}", f"{series}}} {rest.partition(' ')[0]} {START + at}"))
@@ -141,7 +149,8 @@ async def test_prometheus_is_asked_by_node_and_by_label(tmp_path: Path) -> None:
             assert found["n1"].critical[0].lost == pytest.approx(8, abs=1.5)
             assert found["n2"].critical[0].lost == 0
             rates = {name: one.targets[0].throughput for name, one in found.items()}
-            assert rates == {"n1": 8_000, "n2": 8_000, "a": 16_000, "all": 24_000}
+            assert rates == {"n1": 8_000, "n2": 8_000, "a": 16_000, "all": 32_000}
+            assert found["all"].targets[0].pods == 4
             source.define(Workloads.from_domains(metric_names(signal), (N2,)))
             assert set((await source.measure((START + 36) * S)).latency) == {"factory/robot@n2"}
 

@@ -36,11 +36,12 @@ class Sink:
         self.events.append((reason, severity, message))
 
 
-def decision(*overruns: Overrun) -> Decision:
-    """A decision with these overruns."""
+def decision(*overruns: Overrun, at: int = 0, over: bool = False) -> Decision:
+    """A decision with these overruns, ``at`` seconds later; ``over``: it is not known whether they go on."""
     part = TargetDecision(TARGET.key, 20_000, 20_000, "none", 20_000)
-    state = State(END, 1, END, {}, "static/1")
-    return Decision("line", f"line:{END}", END, END + S, (part,), "", state, "static/1", overruns=overruns)
+    end = END + at * S
+    state = State(END, 1, end, {}, "static/1", over={TARGET.key: OVER.since} if overruns or over else {})
+    return Decision("line", f"line:{end}", end, end + S, (part,), "", state, "static/1", overruns=overruns)
 
 
 def limited(limit: str | None, **spec: Any) -> Pod:
@@ -77,18 +78,54 @@ async def test_it_is_reported_once_as_event_note_and_metric() -> None:
     assert (reason, severity) == (NOT_ENFORCED, "Warning")
     assert "for 5 s, now 60M of 20M" in message
     assert "sluice check CONFIG --cluster" in message
+    assert "UDP" in message
     assert "60M of 20M" in health.notes[f"{TARGET.key} enforcement"]
     assert not health.problems
     assert metric() == 1
 
 
 async def test_its_end_is_reported() -> None:
-    """The note goes, and an Event follows."""
-    events, health = await follow(
-        (decision(OVER), deployment(), [limited("20M")]), (decision(), deployment(), [limited("20M")])
-    )
+    """Once the limit has held for half a minute the note goes, and an Event follows."""
+    pods = [limited("20M")]
+    held = [(decision(at=at), deployment(), pods) for at in (1, 15, 30)]
+    events, health = await follow((decision(OVER), deployment(), pods), *held)
+    assert [reason for reason, _, _ in events] == [NOT_ENFORCED]
+    assert health.notes
+    events, health = await follow((decision(OVER), deployment(), pods), *held, (decision(at=31), deployment(), pods))
     assert [reason for reason, _, _ in events] == [NOT_ENFORCED, ENFORCED]
     assert health.notes == {}
+    assert metric() == 0
+
+
+async def test_one_that_comes_and_goes_makes_one_event() -> None:
+    """Three minutes in which the limit holds for ten seconds at a time."""
+    steps = [decision(*([OVER] if at % 20 < 10 else []), at=at) for at in range(180)]
+    events, _ = await follow(*((one, deployment(), [limited("20M")]) for one in steps))
+    assert [reason for reason, _, _ in events] == [NOT_ENFORCED]
+
+
+@pytest.mark.parametrize(
+    ("later", "pods"),
+    [
+        ([decision(at=at, over=True) for at in range(1, 100)], [limited("20M")]),
+        ([decision(OVER, at=at) for at in range(1, 100)], [limited("20M"), limited(None)]),
+    ],
+    ids=["throughput is missing", "a new Pod has no annotation"],
+)
+async def test_what_is_not_known_is_no_all_clear(later: list[Decision], pods: list[Pod]) -> None:
+    """People keep knowing that the limit is not enforced, however long it takes."""
+    events, health = await follow(
+        (decision(OVER), deployment(), [limited("20M")]), *((one, deployment(), pods) for one in later)
+    )
+    assert [reason for reason, _, _ in events] == [NOT_ENFORCED]
+    assert health.notes
+    assert metric() == 1
+
+
+async def test_a_workload_without_pods_sends_nothing() -> None:
+    """The finding ends at once."""
+    events, _ = await follow((decision(OVER), deployment(), [limited("20M")]), (decision(over=True), deployment(), []))
+    assert [(reason, text) for reason, _, text in events][1:] == [(ENFORCED, "Has no Pods any more")]
     assert metric() == 0
 
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.domain import Critical, Domain, Target
-from schemas.messages import CriticalMeasure, Decision, Sample, TargetMeasure
+from schemas.messages import CriticalMeasure, Decision, InForce, Sample, TargetMeasure
 from schemas.units import Rate
 from services.bench.policies.enforcement import count_false_alarms, play_fault
 from services.control import Controller
@@ -38,11 +38,14 @@ def make_sample(number: int, sent: int | None, *, recent: bool = True, pods: int
     return Sample("floor", end - 4 * PERIOD, end, PERIOD, "test", (critical,), (measure,))
 
 
-def decide(samples: list[Sample], domain: Domain | None = None) -> list[Decision]:
-    """The decisions on some samples."""
+def decide(
+    samples: list[Sample], domain: Domain | None = None, reported: dict[int, InForce] | None = None
+) -> list[Decision]:
+    """The decisions on some samples; ``reported``: what is in force from some of them on."""
     controller, decisions = Controller(domain or make_domain()), list[Decision]()
-    for sample in samples:
-        decisions.append(controller.step(decisions[-1].state if decisions else None, sample))
+    for number, sample in enumerate(samples):
+        news = {"default/upload": reported[number]} if reported and number in reported else {}
+        decisions.append(controller.step(decisions[-1].state if decisions else None, sample, reported=news))
     return decisions
 
 
@@ -74,6 +77,34 @@ def test_throughput_that_is_not_known_names_nobody() -> None:
     assert first_overrun(decide([make_sample(n, rate) for n, rate in enumerate(sent)])) is None
 
 
+@pytest.mark.parametrize("pods", [None, 3])
+def test_what_is_not_known_takes_no_overrun_back(pods: int | None) -> None:
+    """Neither a meter that is missing, nor a number of pods; the first sample below the limit does."""
+    domain = make_domain("aggregate" if pods is None else "per-pod")
+    over = [make_sample(n, 90_000, pods=pods) for n in range(12)]
+    unknown = [make_sample(n, None if pods is None else 90_000) for n in range(12, 20)]
+    known = [make_sample(20, 90_000, pods=pods), make_sample(21, 20_000, pods=pods)]
+    decisions = decide(over + unknown + known, domain)
+    assert all(not one.overruns and "default/upload" in one.state.over for one in decisions[12:20])
+    assert decisions[20].overruns
+    assert not decisions[21].state.over
+
+
+def test_a_gap_between_samples_begins_the_count_anew() -> None:
+    """While the bus is away nobody sees what is sent."""
+    assert first_overrun(decide([make_sample(n, 60_000) for n in (*range(7), *range(30, 37))])) is None
+
+
+@pytest.mark.parametrize("recent", [True, False])
+def test_a_cut_that_the_api_server_does_not_take_is_no_overrun(recent: bool) -> None:
+    """What counts is what is in force, or several limits; once the cut is in force, it counts."""
+    samples = [make_sample(n, 50_000, recent=recent) for n in range(70)]
+    in_force = {0: InForce(Rate(50_000)), 30: InForce(Rate(20_000), unsettled=True), 50: InForce(Rate(20_000))}
+    decisions = decide(samples, reported=in_force)
+    assert decisions[-1].targets[0].limit <= 20_000
+    assert first_overrun(decisions) == 50 + (LONG_NS // PERIOD) - 1
+
+
 def test_a_limit_for_each_pod_counts_as_often_as_there_are_pods() -> None:
     """Three pods may send three times the limit; without their number nothing is judged."""
     domain = make_domain("per-pod")
@@ -93,10 +124,10 @@ def test_a_mean_over_the_window_is_judged_once_it_lies_after_the_last_change() -
 
 
 def test_a_target_fills_its_limit_from_nine_tenths_on() -> None:
-    """Not where its throughput is not known."""
+    """Where its throughput is not known, neither is that."""
     target = make_domain().targets[0]
     filled = {sent: fills(target, make_sample(0, sent), 20_000) for sent in (None, 17_000, 18_000, 20_000)}
-    assert filled == {None: False, 17_000: False, 18_000: True, 20_000: True}
+    assert filled == {None: None, 17_000: False, 18_000: True, 20_000: True}
 
 
 @pytest.mark.parametrize(("scenario", "kind"), [("steady", "off"), ("step", "stuck")])

@@ -389,7 +389,7 @@ def test_where_no_cause_is_known_that_is_said() -> None:
     tree = cluster()
     no_priority(tree)
     found = check_cluster_objects([DOMAIN], ClusterObjects(**tree, not_enforced={"floor/upload": "Over"}))
-    assert any("nothing that is known to lift limits was found" in one.what for one in found)
+    assert any("no setting that is known to lift limits was found, so UDP is likely" in one.what for one in found)
 
 
 def test_the_last_event_decides() -> None:

@@ -117,7 +117,7 @@ def test_the_report_draws_it() -> None:
     """A curve of the safe load and one of the load to come, and a sentence; neither for an older recording."""
     one = gather(LINES).domains[0]
     names = [trace["name"] for trace in json.loads(build_figure(one))["data"]]
-    assert {"safe total load", "critical load to come"} <= set(names)
+    assert {"safe total load", "critical load to come", "kept free", "left for best effort"} <= set(names)
     assert any("link was found to carry" in sentence for sentence in summarize(one))
     old = gather([without_link(line) for line in LINES]).domains[0]
     assert "safe total load" not in build_figure(old)
