@@ -120,7 +120,7 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            pause=self._resources.pause_of,
+            pause=self._find_pause,
             dry_run=config.kubernetes.dry_run,
         )
         if self._has_lease:
@@ -139,6 +139,12 @@ class Actuator:
         self._has_joined = asyncio.Event()
         self._define([domain.name for domain in self.definitions.domains])
         self.instances.on_change(self._define)
+
+    def _find_pause(self, domain: str) -> str | None:
+        """Why a person paused a domain by its resource; None where nobody did.  Instances are paused together."""
+        held = self.instances.holding.get(domain) or self.instances.templates.get(domain)
+        resource = None if held is None else self._resources.watcher.resources.get(held.source.key)
+        return None if resource is None else resource.pause
 
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""

@@ -187,7 +187,7 @@ class Consumer:
                 incoming: asyncio.Queue[Msg | Exception] = asyncio.Queue()
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{name}"
                 async with (
-                    connection.subscribe_replies(subject, incoming.put_nowait) as request,
+                    connection.subscribe_replies(subject, incoming.put, incoming.put_nowait) as request,
                     aclosing(self._pull(request, incoming)) as deliveries,
                 ):
                     async for one in deliveries:

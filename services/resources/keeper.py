@@ -6,11 +6,13 @@ What it says comes from the bus and from the set of definitions, so any actuator
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
 
+from schemas.definition import Definition
 from schemas.domain import Domain
 from schemas.messages import Action, Decision, M, Sample
 from services.bus.bus import Bus, Received, Unreadable
@@ -163,7 +165,13 @@ class StatusKeeper:
             sample = await _read_last(bus, Sample, bus.subjects.sample(domain.name))
             decision = await _read_last(bus, Decision, bus.subjects.decision(domain.name))
             actions = await _read_actions(bus, domain, domain.name)
-        return {"sample": sample, "decision": decision, "actions": actions}
+            published: Received[Definition] | None = None
+            with suppress(Unreadable):
+                published = await bus.get_last(Definition, bus.subjects.definition(domain.name))
+        found: dict[str, Any] = {"sample": sample, "decision": decision, "actions": actions}
+        if published is not None and published.message.configuration == domain:
+            found |= {"revision": published.message.revision, "revised": published.published}
+        return found
 
     async def _read_instances(self, domain: Domain, view: DefinitionView) -> tuple[InstanceFacts, ...]:
         """Read how a definition's instances stand; only what the status says of each is kept."""

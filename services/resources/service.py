@@ -60,12 +60,6 @@ class ResourceDomains:
         self._enrolment = EnrolmentWatcher(client, definitions, set_note, tell)
         self.keeper = StatusKeeper(client, self.watcher.resources, self._view, is_in_charge)
 
-    def pause_of(self, domain: str) -> str | None:
-        """Why a person paused a domain by its resource; None where nobody did, or the domain is another's."""
-        held = self._definitions.holding.get(domain)
-        resource = None if held is None else self.watcher.resources.get(held.source.key)
-        return None if resource is None else resource.pause
-
     async def run(self) -> None:
         """Work for ever; where resources are switched off, workloads may still join the file's domains."""
         async with asyncio.TaskGroup() as group:

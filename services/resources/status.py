@@ -26,6 +26,8 @@ from services.resources.fleet_status import InstanceFacts, count_standings, desc
 
 _LONGEST_TEXT = 1024
 _MOST_REFUSED = 50
+_FOLLOWED = 15 * 10**9
+"""How long the other services may take to follow a definition, ns; more than clocks differ by."""
 Truth = Literal["True", "False", "Unknown"]
 Finding = tuple[Truth, str, str]
 """A condition's status, its reason in a word, and its message."""
@@ -54,6 +56,10 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The newest."""
     actions: Mapping[str, Action] = {}
     """The newest report on each target, by its key."""
+    revision: int = 0
+    """Of the definition on the bus; 0: it is not there yet."""
+    revised: int = 0
+    """When the bus stored it, UTC ns."""
     instances: tuple[InstanceFacts, ...] = ()
     """Of a definition with ``per``: its instances."""
     now: int
@@ -141,7 +147,23 @@ def _is_ready(facts: Facts) -> Finding:
         return "False", "NoTarget", f"no workload has joined by its label yet{_describe_turned_away(facts)}"
     if facts.domain is None:
         return "Unknown", "Waiting", "the definition was not looked at yet"
+    if who := _who_does_not_follow(facts, facts.domain):
+        return "False", "NotFollowed", f"{who}; /readyz of that service says why"
     return "True", "Accepted", f"the definition is in use{_describe_turned_away(facts)}"
+
+
+def _who_does_not_follow(facts: Facts, domain: Domain) -> str:
+    """Which service goes on under the definition before this one, as a service does that refuses it; empty: none."""
+    decision, sample, due = facts.decision, facts.sample, facts.revised + _FOLLOWED
+    if not facts.revision or domain.is_template:
+        return ""
+    if decision is not None and decision.end > due and decision.definition < facts.revision:
+        return f"the decision service decides under revision {decision.definition}, and not {facts.revision}"
+    if sample is not None and sample.end > due and sample.no_data is None:
+        measured = {one.workload for one in sample.critical}
+        if missing := [one.key for one in domain.critical if one.key not in measured]:
+            return f"the sampler does not measure {', '.join(missing)} of revision {facts.revision}"
+    return ""
 
 
 def _describe_turned_away(facts: Facts) -> str:

@@ -297,12 +297,16 @@ def test_the_operators_objects(own: tuple[str, ...]) -> None:
     assert endpoint["interval"] == services["scrape_interval"]
 
 
+OLD = (*DEMONSTRATION, "--kube-version", "1.20.2")
 REFUSED = {
     "config is empty": (),
     "it has no domains": ("--set", "config=bus: {}"),
     "'tsl' not allowed": ("--set", "factory.enabled=true,bus.tsl=true"),
     "got string, want boolean": ("--set-string", "bus.tls=yes"),
     "does not match pattern": ("--set", "bus.storage.size=big"),
+    "components/ha needs Kubernetes 1.21, and this is v1.20.2": (*OLD, "--set", "ha.enabled=true"),
+    "components/admission needs Kubernetes 1.30": (*OLD, "--set", "admission.enabled=true"),
+    "components/resource-rules needs Kubernetes 1.25": (*OLD, "--set", "crds.rules=always"),
     "value must be one of": ("--set", "image.pullPolicy=Sometimes"),
     "there is no /spec/nothing/here": (
         *DEMONSTRATION,

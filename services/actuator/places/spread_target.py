@@ -108,7 +108,11 @@ class SpreadTarget:
         while not self._is_stopping:
             self._awake.clear()
             began = time.perf_counter()
-            retry_s = await shared.survive(self.target.key, self._write_sum)
+            try:
+                retry_s = await self._write_sum()
+                shared.set_condition(f"{self.target.key} round", None)
+            except Exception as error:  # noqa: BLE001 - any of them would end the process, and the fail-safe of all
+                retry_s = await shared.recover(self.target.key, error)
             await asyncio.sleep(max(EVERY_S, _SHARE * (time.perf_counter() - began)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(retry_s):

@@ -21,7 +21,7 @@ async def scene(server: Server, nats: NatsServer) -> AsyncIterator[Scene]:
     await server.deploy(replicas=2, template={BANDWIDTH: "10M"})
     await server.pods_of("app", 2)
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "sluice-actuator"}}
-    await server.must("POST", leases(server), {**lease, "spec": {"leaseDurationSeconds": 2}})
+    await server.must("POST", leases(server), lease)  # without a spec, as the manifests have it
     async with join(nats.url, "sluice") as bus:
         yield Scene(server, bus)
 

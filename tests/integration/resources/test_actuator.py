@@ -1,5 +1,6 @@
 """A resource's whole life with a running actuator: limited, paused, handed back, and restored when it is deleted."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from msgspec import structs
 from schemas.definition import Definition
 from tests.integration.resources.test_cluster import create, path, server
 from tests.support.actuators import ActuatorProcess, Aim, Decider, Scene
-from tests.support.decision_services import join
+from tests.support.decision_services import S, join
 from tests.support.kube.servers import BANDWIDTH, MERGE_PATCH, Server, eventually
 from tests.support.nats_server import NatsServer
 
@@ -45,6 +46,15 @@ async def test_a_domain_of_the_cluster_is_acted_on_without_a_restart(
             await scene.wait_for_limits("20M", ["20M"], "upload")
             await decider.publish_limit("40M", "upload")
             await scene.wait_for_limits("40M", ["40M"], "upload")
+            # It names no revision: so decides a service that goes on under its file.
+            await decider.publish_limit("45M", "upload", end=time.time_ns() + 30 * S)
+
+            async def is_not_followed() -> bool:
+                conditions = (await server.must("GET", path(server, "line")))["status"]["conditions"]
+                ready = next(one for one in conditions if one["type"] == "Ready")
+                return ready["reason"] == "NotFollowed" and "under revision 0, and not 1" in ready["message"]
+
+            await eventually(is_not_followed)
             await annotate("maintenance")
             status = await has_state("Paused")
             paused = next(one for one in status["conditions"] if one["type"] == "Paused")

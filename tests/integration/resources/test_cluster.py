@@ -155,7 +155,8 @@ async def test_a_resource_becomes_a_domain_until_it_is_deleted(server: Server) -
             await server.must("PATCH", path(server, "line"), change, MERGE_PATCH)
 
             async def follows(wanted: bool = paused) -> bool:
-                return (scene.domains.pause_of(scene.name) is not None) is wanted
+                resources = scene.domains.watcher.resources.values()
+                return {one.metadata.name: one.pause is not None for one in resources}.get("line") is wanted
 
             await eventually(follows)
         await server.must("DELETE", path(server, "line"))

@@ -194,3 +194,26 @@ def test_workloads_that_do_not_join_are_named() -> None:
     assert ready.message == "the definition is in use; 2 workloads do not join: see status.refused"
     empty = build_status(facts(domain=None, is_open=True), None)
     assert (empty.state, conditions(empty)["Ready"]) == ("Waiting", ("False", "NoTarget"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"decision": structs.replace(DECISION, definition=3)}, "decides under revision 3, and not 4"),
+        (
+            {"sample": structs.replace(SAMPLE, critical=SAMPLE.critical[:1])},
+            "the sampler does not measure factory/scanner of revision 4",
+        ),
+    ],
+)
+def test_a_definition_that_another_service_refuses_is_not_ready(changed: dict[str, Any], message: str) -> None:
+    """Once the services have had 15 s; who follows it, or has nothing to show, is not accused."""
+    good = {"revision": 4, "revised": SAMPLE.end - 16 * S, "decision": structs.replace(DECISION, definition=4)}
+    assert conditions(build_status(facts(**good), None))["Ready"] == ("True", "Accepted")
+    status = build_status(facts(**good | changed), None)
+    assert conditions(status)["Ready"] == ("False", "NotFollowed")
+    assert message in next(one.message for one in status.conditions if one.type == "Ready")
+    early = good | changed | {"revised": SAMPLE.end - 14 * S}
+    assert conditions(build_status(facts(**early), None))["Ready"] == ("True", "Accepted")
+    silent = good | {"sample": None, "decision": None}
+    assert conditions(build_status(facts(**silent), None))["Ready"] == ("True", "Accepted")
