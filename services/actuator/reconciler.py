@@ -89,8 +89,7 @@ class Reconciler:
         self._refusals = Refusals()
         self._was_stale = False
         """Whether an object had changed in the last round."""
-        self._drift = DriftBackOff()
-        self._is_stopping = False
+        self._drift, self._is_stopping = DriftBackOff(), False
         self.is_resting = False
         """Whether another actuator acts on its domain: it takes no decision, and is never run."""
         self._given_up = GivenUpPods(shared.client, self.observed)
