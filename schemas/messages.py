@@ -162,7 +162,7 @@ class State(Struct, frozen=True, omit_defaults=True, gc=False):
     demand: dict[str, Rate] = {}
     """What targets that leave part of their limit idle have a use for, kbit/s; the others want everything."""
     over: dict[str, Time] = {}
-    """By target that sends more than its limit, since when, ns."""
+    """By target that sends more than its limit, since when, ns; what is not known takes no overrun back."""
     in_force: dict[str, InForce] = {}
     """What is in force by target, as far as it was reported; without a report it is taken to be what was decided."""
 

@@ -39,6 +39,8 @@ COMMANDS = {
     "pause": "services.tools.kubectl.pause",
     "resume": "services.tools.kubectl.resume",
 }
+_EXTRAS = {"numpy": "factory", "kmock": "factory", "jsonpatch": "factory", "grpc": "exporter", "google": "exporter"}
+"""By a package that a command imports, the extra that it is in."""
 _WITHOUT_STRUCTLOG = ("meter", "echo")
 """Commands that save the memory for it."""
 
@@ -62,7 +64,15 @@ class LazyGroup(click.Group):
             return None
         if cmd_name not in _WITHOUT_STRUCTLOG:
             _import_structlog_alone()
-        command: click.Command = importlib.import_module(self.modules[cmd_name]).command
+        try:
+            command: click.Command = importlib.import_module(self.modules[cmd_name]).command
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in _EXTRAS:
+                raise
+            raise click.ClickException(
+                f"{cmd_name} needs the package {missing}: pip install 'sluice[{_EXTRAS[missing]}]'"
+            ) from None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

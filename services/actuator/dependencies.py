@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -11,9 +11,9 @@ from msgspec import Struct
 from services.actuator.apply import Patcher
 from services.actuator.desired_limit import Instant
 from services.actuator.kube_events import EventRecorder
-from services.actuator.lease import Charge
 from services.actuator.outbox import ActionOutbox
 from services.actuator.restore import ObjectClient
+from services.actuator.shards.lease import Charge
 
 _BROKEN_S = 5.0
 """After an error that nobody expected, a target is looked at again."""
@@ -59,18 +59,12 @@ class Dependencies(Struct, frozen=True):
         """Asks the Lease of a domain's shard who acts."""
         return self.charge if self.charge_of is None else self.charge_of(domain)
 
-    async def survive(self, name: str, work: Callable[[], Awaitable[float | None]]) -> float | None:
-        """Do a round of a target's work, and give what it gives.
+    async def recover(self, name: str, error: Exception) -> float:
+        """Wait after a target's round raised an error, whatever its objects hold; ``/readyz`` says why.
 
-        Whatever its objects hold and the round raises, other targets go on; ``/readyz`` says why.  It is tried again.
+        Other targets go on meanwhile.  Returns after how many seconds to try again from then on.
         """
-        condition = f"{name} round"
-        try:
-            retry_s = await work()
-        except Exception as error:  # noqa: BLE001 - any of them would end the process, and the fail-safe of all
-            _log.exception("a target's round failed", target=name)
-            self.set_condition(condition, f"not reconciled: {type(error).__name__}: {error}"[:500])
-            await asyncio.sleep(_BROKEN_S)
-            return 0.0
-        self.set_condition(condition, None)
-        return retry_s
+        _log.error("a target's round failed", target=name, exc_info=error)
+        self.set_condition(f"{name} round", f"not reconciled: {type(error).__name__}: {error}"[:500])
+        await asyncio.sleep(_BROKEN_S)
+        return 0.0

@@ -135,12 +135,18 @@ class DesiredLimit:
         """
         self.order: LimitOrder | None = None
         self.deadline: float | None = None
-        """When the order expires, by the steady clock; None: never."""
+        """When the order expires, by the steady clock; None: never.
+
+        Whatever expiry a decision has, it never holds for longer than the dead-man time.
+        """
         self.bus_answered = False
         """Whether the bus has supplied what it holds."""
         self._target = target
         self._dead_man = dead_man
         self._grace_ends = grace_ends
+        self._revision = self._least_revision = 0
+        """The last definition that was decided under, and the first that counts until a time by the steady clock."""
+        self._scope_settles = float("-inf")
         self.lapses = Lapses(dead_man.seconds)
 
     def define(self, target: Target, dead_man: Duration) -> None:
@@ -155,6 +161,15 @@ class DesiredLimit:
         if limit != self.order.limit:
             text = f"{self.order.reason}; {Rate(self.order.limit)} is not within its new bounds"
             self.order = replace(self.order, limit=limit, reason=text)
+
+    def change_scope(self, now: float) -> None:
+        """Limits are another quantity from now on, by the steady clock: nothing that was decided goes on.
+
+        Which definition brought the change is not known here, only that it is later than what was seen.  So decisions
+        under earlier ones are refused for a time only, in which the decision service takes the definition up.
+        """
+        self.order = self.deadline = None
+        self._least_revision, self._scope_settles = self._revision + 1, now + self._dead_man.seconds
 
     def next_wake(self, instant: Instant) -> float | None:
         """When time alone may change the order next, by the steady clock; None: never."""
@@ -179,6 +194,9 @@ class DesiredLimit:
             record: the newest one on the target's objects, as far as they are known.
             instant: now.
         """
+        self._revision = max(self._revision, decision.definition)
+        if decision.definition < self._least_revision and instant.steady < self._scope_settles:
+            return f"overtaken: it was decided under definition {decision.definition}, before the scope changed"
         known = [one for one in (self.order, record) if one is not None]
         # A sample from the future was written under a wrong clock, and fences nothing.
         ends = [one.end for one in known if one.end is not None and one.end <= instant.now + AHEAD]
@@ -186,10 +204,10 @@ class DesiredLimit:
         if why is None:
             before = min((one.limit for one in known), default=None)
             order = build_order(self._target, decision, part, published)
-            left_s = self._hold(order, instant)
+            left_s = min(decision.expires - instant.now, self._dead_man) / 1e9
             late = self.lapses.why_too_late(left_s, instant.steady)
-            if late is not None and order.why_no_raise is None:
-                self.order = replace(order, why_no_raise=late)
+            self.order = order if late is None or order.why_no_raise else replace(order, why_no_raise=late)
+            self.deadline = instant.steady + left_s
             self.cap(before)
         return why
 
@@ -274,18 +292,10 @@ class DesiredLimit:
         self.deadline = None
         return True
 
-    def _hold(self, order: LimitOrder, instant: Instant) -> float:
-        """Make an order the current one; returns for how many seconds it holds."""
-        # Whatever expiry a decision has, it never holds for longer than the dead-man time.
-        left = min((order.expires or 0) - instant.now, self._dead_man)
-        self.order = order
-        self.deadline = instant.steady + left / 1e9
-        return left / 1e9
-
     def _resume(self, record: OwnershipRecord, instant: Instant) -> None:
         limit = _clamp(self._target, record.limit)
-        order = LimitOrder(cause="decision", limit=limit, reason="in force already", **record.fields)
-        self._hold(order, instant)
+        self.order = LimitOrder(cause="decision", limit=limit, reason="in force already", **record.fields)
+        self.deadline = instant.steady + min((record.expires or 0) - instant.now, self._dead_man) / 1e9
 
     def _fall_back(
         self,

@@ -119,7 +119,7 @@ async def publish_action(bus: Bus, action: Action, headers: Mapping[str, str]) -
     pods = blake2b(" ".join(sorted(pod.uid for pod in action.pods)).encode(), digest_size=4).hexdigest()
     msg_id = f"{action.id}:{action.outcome}:{pods}"
     subject = bus.subjects.action(action.domain, action.target)
-    trace = {envelope.TRACE: envelope.continue_trace(headers, msg_id)}
+    trace = {envelope.TRACE: envelope.trace_message(msg_id, headers)}
     try:
         await bus.publish(subject, action, msg_id=msg_id, headers=trace)
     except (TooLarge, InvalidMessage) as error:

@@ -11,7 +11,7 @@ with its next write; the others wait for the Lease alone.  The times are seconds
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +25,8 @@ from schemas.messages import Cause
 from schemas.numbers import MOST_RATE, Term, Time
 from schemas.provenance import Provenance
 from schemas.units import Rate
-from services.actuator.lease import Charge
-from services.kube.objects import BANDWIDTH, KubeObject, Pod, Workload
+from services.actuator.shards.lease import Charge
+from services.kube.objects import BANDWIDTH, KubeObject, Workload
 
 KEY = "sluice.dev/limit"
 PAUSED = "sluice.dev/paused"
@@ -74,23 +74,15 @@ class OwnershipRecord(WriteRecord, frozen=True, omit_defaults=True, kw_only=True
     by: str = ""
     """The actuator process that wrote."""
     scope: str = ""
-    """What the limit is for, as the target had it; empty: a build wrote it that did not say so."""
+    """What the limit is for, as the target had it; empty: a build wrote it that did not say so, and it may be any."""
     owed: tuple[WriteRecord, ...] = ()
     """Earlier writes whose actions the bus has not acknowledged, oldest first."""
     v: int = VERSION
-
-    def is_in_scope(self, scope: str) -> bool:
-        """Whether its limit is the same quantity as a limit of this scope; where it does not say, it is."""
-        return self.scope in ("", scope)
 
     @property
     def writes(self) -> tuple[WriteRecord, ...]:
         """All writes that may have to be reported, oldest first."""
         return (*self.owed, self) if self.action else self.owed
-
-
-class UnreadableRecord(ValueError):
-    """The annotation under our key is not what this build writes."""
 
 
 _ABSURD = re.compile(r":\s*-?\d{20}")
@@ -109,30 +101,38 @@ class _LaterRecord(Struct, frozen=True):
     v: int
 
 
-def parse_record(obj: KubeObject) -> OwnershipRecord | None:
-    """Read an object's record; None where Sluice never wrote, or where a person handed the object back.
+def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
+    """Read an object's record; None where there is none that can be read, see ``why_unreadable``.
 
     A record of a later version is read as far as this one knows it: it must not keep the fail-safe limit away.
-
-    Raises:
-        UnreadableRecord: another client wrote the annotation.
     """
-    text = obj.annotations.get(KEY)
-    if text is None or text.strip() == RESUMED:
+    text = None if obj is None else obj.annotations.get(KEY)
+    if obj is None or text is None or text.strip() == RESUMED:
         return None
     try:
-        if _ABSURD.search(text):
-            raise msgspec.ValidationError("a number needs more than 64 bits")
-        record = _decoder.decode(text)
-    except DECODE_ERRORS as error:
-        salvaged = _salvage_record(obj, text)
-        if salvaged is not None:
-            return salvaged
-        raise UnreadableRecord(f"{KEY} cannot be read: {describe_decode_error(error)}") from None
-    if record.v > VERSION and Rate.enforced(record.value) is None:
+        record = None if _ABSURD.search(text) else _decoder.decode(text)
+    except DECODE_ERRORS:
+        record = None
+    if record is None or (record.v > VERSION and Rate.enforced(record.value) is None):
         # What a later version writes there cannot be compared with the annotation.
         return _salvage_record(obj, text)
     return record
+
+
+def why_unreadable(obj: KubeObject) -> str | None:
+    """Why an object has a text in the place of its record, which another client wrote.
+
+    None where it has a record, or none at all: Sluice never wrote, or a person handed the object back.
+    """
+    text = obj.annotations.get(KEY, RESUMED)
+    if text.strip() == RESUMED or find_record(obj) is not None:
+        return None
+    try:
+        _decoder.decode(text)
+    except DECODE_ERRORS as error:
+        if not _ABSURD.search(text):
+            return f"{KEY} cannot be read: {describe_decode_error(error)}"
+    return f"{KEY} cannot be read: a number needs more than 64 bits"
 
 
 def _salvage_record(obj: KubeObject, text: str) -> OwnershipRecord | None:
@@ -163,14 +163,6 @@ def names_target(obj: KubeObject, target: str) -> bool:
     return action.startswith((f"{target}:", f"{target}{PART}"))
 
 
-def find_record(obj: KubeObject | None) -> OwnershipRecord | None:
-    """Read an object's record; None also where it cannot be read, and without an object."""
-    try:
-        return None if obj is None else parse_record(obj)
-    except UnreadableRecord:
-        return None
-
-
 class Extent(Struct, frozen=True):
     """What one limit is for: a whole target, whose workload carries it, or its Pods on one instance's nodes.
 
@@ -187,10 +179,6 @@ class Extent(Struct, frozen=True):
         """What a domain limits of a target."""
         return cls(domain.name_part(target.key), bool(domain.on))
 
-    def carrier(self, workload: Workload | None) -> Workload | None:
-        """The workload where it carries the limit; None where only Pods do."""
-        return None if self.is_part else workload
-
     def find_record(self, obj: KubeObject | None) -> OwnershipRecord | None:
         """Read an object's record, unless that is of a limit for other Pods than these."""
         record = find_record(obj)
@@ -198,27 +186,6 @@ class Extent(Struct, frozen=True):
             return record
         place = f"{self.name}:" if self.is_part else f"{self.name}{PART}"
         return record if record.action.startswith(place) == self.is_part else None
-
-    def find_newest(self, workload: Workload | None, pods: Iterable[Pod], latest: int) -> OwnershipRecord | None:
-        """Find the record of the newest decision, and of those of the same decision the last one written.
-
-        After a crash between patches, that may be on a Pod.
-
-        Args:
-            workload: the target's, where there is one.
-            pods: its Pods.
-            latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
-        """
-        records = (self.find_record(obj) for obj in (self.carrier(workload), *pods))
-        valid = (one for one in records if one is not None and (one.end is None or one.end <= latest))
-        return max(valid, key=lambda one: (one.end or 0, one.at), default=None)
-
-    def find_charge(self, workload: Workload | None, pods: Iterable[Pod]) -> OwnershipRecord | None:
-        """Find the record that tells which actuator is in charge: the workload's, or that of the latest term."""
-        if not self.is_part:
-            return find_record(workload)
-        records = [record for pod in pods if (record := self.find_record(pod)) is not None]
-        return max(records, key=lambda one: (one.term, one.at), default=None)
 
 
 def pause_reason(workload: Workload, *, managed: bool) -> str | None:
@@ -230,14 +197,11 @@ def pause_reason(workload: Workload, *, managed: bool) -> str | None:
     """
     if workload.annotations.get(PAUSED, "false") != "false":
         return f"{PAUSED} says {workload.annotations[PAUSED]!r}"
-    try:
-        record = parse_record(workload)
-    except UnreadableRecord as error:
-        return str(error)
+    record = find_record(workload)
     if record is None:
         if managed and workload.annotations.get(KEY) is None:
             return f"its {KEY} was removed: it was restored, or replaced by somebody else"
-        return None
+        return why_unreadable(workload)
     if workload.bandwidth is None or workload.has_bandwidth(record.value):
         return None
     return f"somebody else set {BANDWIDTH} to {workload.bandwidth!r}; Sluice had set {record.value!r}"
@@ -287,6 +251,8 @@ class Succession:
         self._charge = charge
         self.term: int | None = None
         """This process's term, once it has written the workload."""
+        self.next_term = 1
+        """A term after that of the one in charge."""
         self._process = process
         self._dead_man_s = dead_man_s
         self._missing_since: float | None = None
@@ -303,7 +269,8 @@ class Succession:
         self._dead_man_s = dead_man_s
 
     def is_deposed(self, record: OwnershipRecord | None, now: float) -> bool:
-        """Whether another is in charge: by the Lease, or because it wrote later; ``record`` is the workload's."""
+        """Whether another is in charge: by the Lease, or because it wrote later; ``record`` has the latest term."""
+        self.next_term = 1 if record is None else 1 + record.term
         charge = self._charge(now)
         if charge is Charge.MINE:
             if record is not None and record.by != self._process:

@@ -144,7 +144,8 @@ def find_in_force(
 ) -> tuple[OwnershipRecord | None, int | None]:
     """The newest record, and the lowest limit that may be in force, kbit/s: a cut may have reached Pods alone.
 
-    A record under another scope tells of another quantity: what the Pods carry counts then, and no decision goes on.
+    Newest is that of the newest decision, and of those of the same decision the last one written.  A record under
+    another scope tells of another quantity: what the Pods carry counts then, and no decision goes on.
 
     Args:
         target: the configuration.
@@ -152,13 +153,16 @@ def find_in_force(
         observed: the target's objects as they were last seen.
         latest: records of samples that end after this time, UTC ns, were written under a wrong clock.
     """
-    pods, carrier = observed.pods, extent.carrier(observed.workload)
-    record = extent.find_newest(observed.workload, pods, latest)
+    pods, scopes = observed.pods, ("", target.scope)
+    carrier = None if extent.is_part else observed.workload
+    records = (extent.find_record(obj) for obj in (carrier, *pods))
+    valid = (one for one in records if one is not None and (one.end is None or one.end <= latest))
+    record = max(valid, key=lambda one: (one.end or 0, one.at), default=None)
     declared = find_record(carrier)
-    is_declared = declared is None or declared.is_in_scope(target.scope)
+    is_declared = declared is None or declared.scope in scopes
     limits = [carrier.limit] if carrier is not None and is_declared else []
     if record is not None:
-        if not record.is_in_scope(target.scope):
+        if record.scope not in scopes:
             now = sum_of_limits(target, pods)
             record = structs.replace(record, limit=int(target.fail_safe) if now is None else now, expires=None)
         limits.append(record.limit)
@@ -243,14 +247,15 @@ def _find_mismatches(
     target: Target, order: LimitOrder, workload: Workload | None, pods: Sequence[Pod], extent: Extent
 ) -> list[Mismatch]:
     found: list[Mismatch] = []
+    scopes = ("", target.scope)
     if workload is None:
         is_new_limit = all(
-            record is None or record.limit != order.limit or not record.is_in_scope(target.scope)
+            record is None or record.limit != order.limit or record.scope not in scopes
             for record in map(extent.find_record, pods)
         )
     else:
         own = find_record(workload)
-        is_new_limit = own is None or own.limit != order.limit or not own.is_in_scope(target.scope)
+        is_new_limit = own is None or own.limit != order.limit or own.scope not in scopes
         if is_new_limit:
             found.append(Mismatch(workload, order.limit, order.cause, order.reason))
         elif not workload.has_bandwidth(str(Rate(order.limit))):

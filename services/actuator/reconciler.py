@@ -10,8 +10,10 @@ until nothing is left to write.  One target's work is sequential; targets do not
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from schemas.domain import Domain, Target
 from schemas.messages import Action, Decision, PodOutcome, TargetDecision
@@ -19,14 +21,14 @@ from services.actuator import metrics
 from services.actuator.apply import apply_plan
 from services.actuator.dependencies import Dependencies
 from services.actuator.desired_limit import DesiredLimit, LimitOrder, RiseBound, build_order
-from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import PendingAck
 from services.actuator.ownership import Extent, Succession, find_record, pause_reason, resume_command
 from services.actuator.plan import Plan, WriterTerm, build_plan, find_in_force, is_whole, share_per_pod, sum_of_limits
-from services.actuator.refusals import DriftBackOff, Refusals, ScopeChange, select_writes
+from services.actuator.refusals import DriftBackOff, Refusals, select_writes
 from services.actuator.reporter import Reporter, recover_actions
 from services.actuator.restore import GivenUpPods
+from services.actuator.shards.lease import Charge
 from services.common import failpoints
 from services.control.admission import AHEAD
 from services.control.shield import Limits
@@ -54,14 +56,13 @@ class Reconciler:
             dependencies: shared by all.
             observed: the Pods of the part, where it is one.
         """
-        shared = dependencies
+        self._shared = shared = dependencies
         self.target = target
         self.extent = Extent.of(domain, target)
         self._awake = asyncio.Event()
         self.observed = observed or ObservedState(namespaces=target.pod_namespaces)
         self.observed.listen(self._awake.set)
         self.domain = domain
-        self._shared = shared
         self._outbox = shared.outbox
         self._reporter = Reporter(domain, target, shared.outbox, shared.events, shared.set_note, shared.clock)
         self._desired = DesiredLimit(target, domain.dead_man, shared.steady() + min(_GRACE_S, domain.dead_man.seconds))
@@ -88,10 +89,11 @@ class Reconciler:
         self._refusals = Refusals()
         self._was_stale = False
         """Whether an object had changed in the last round."""
-        self._drift, self._scope = DriftBackOff(), ScopeChange()
+        self._drift = DriftBackOff()
         self._is_stopping = False
+        self.is_resting = False
+        """Whether another actuator acts on its domain: it takes no decision, and is never run."""
         self._given_up = GivenUpPods(shared.client, self.observed)
-        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
 
     def define(self, domain: Domain, target: Target) -> None:
         """Go on under another definition: a limit beyond the new bounds is brought inside of them at once."""
@@ -108,10 +110,9 @@ class Reconciler:
 
     def _change_scope(self) -> None:
         """Take note that limits are another quantity from now on: nothing that was decided goes on."""
-        self._scope.begin(self._shared.steady() + self.domain.dead_man.seconds)
-        self._desired.order = self._desired.deadline = self._published = None
+        self._desired.change_scope(self._shared.steady())
+        self._published = None
         self._finish_pending()
-        self._awake.set()
 
     def stop(self) -> None:
         """The target is no longer one: finish with what is being written, so that it is reported, and do no more."""
@@ -144,10 +145,12 @@ class Reconciler:
             published: when, UTC ns.
             pending: is finished when the decision is in force and reported, or refused.
         """
+        if self.is_resting:  # the decision was on its way when another took the shard over
+            self._outbox.finish(pending)
+            return
         instant = self._shared.instant
         record, _ = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
-        why = self._scope.why_refused(decision.definition, instant.steady)
-        why = why or self._desired.accept(decision, part, published, record, instant)
+        why = self._desired.accept(decision, part, published, record, instant)
         if why is None:
             # Whether a limit is enforced is this actuator's to report only where it sets the limit.
             is_mine = not (self._shared.dry_run or self._pause is not None or self._is_deposed)
@@ -171,9 +174,14 @@ class Reconciler:
 
     async def run(self) -> None:
         """Keep the desired limit in force, until it is stopped."""
+        metrics.dead_man.labels(self.extent.name)  # an alert sees increases only: it must have been seen at zero
         while not self._is_stopping:
             self._awake.clear()
-            retry_s = await self._shared.survive(self.extent.name, self._reconcile)
+            try:
+                retry_s = await self._reconcile()
+                self._shared.set_condition(f"{self.extent.name} round", None)
+            except Exception as error:  # noqa: BLE001 - any of them would end the process, and the fail-safe of all
+                retry_s = await self._shared.recover(self.extent.name, error)
             # Sleep until something changes, time changes the order, or it is time to try again.
             instant = self._shared.instant
             wake = self._desired.next_wake(instant)
@@ -185,11 +193,7 @@ class Reconciler:
                 pass
 
     async def _reconcile(self) -> float | None:
-        """Do one round: update the desired limit, and bring the cluster to it.
-
-        Returns:
-            After how many seconds to try again; None: when something changes.
-        """
+        """Bring the cluster to the desired limit; returns after how many s to try again (None: after a change)."""
         instant, workload = self._shared.instant, self.observed.workload
         record, limit = find_in_force(self.target, self.extent, self.observed, instant.now + AHEAD)
         self._shared.set_note(f"{self.extent.name} decisions", self._desired.lapses.why)
@@ -240,57 +244,51 @@ class Reconciler:
 
     async def _bring_about(self, desired: LimitOrder, workload: Workload, in_force: int | None) -> float | None:
         """Plan, apply and report what an order still lacks; returns what ``_reconcile`` does."""
+        carrier = None if self.extent.is_part else workload
         if in_force is None:
             in_force = sum_of_limits(self.target, self.observed.pods)
         order = self._rise.next_step(desired, in_force, self._shared.steady())
-        plan = self._plan(order, workload)
+        term = self._succession.term or self._succession.next_term
+        writer = WriterTerm(self.extent, self._shared.process, term, refused=self._refusals.refused)
+        build = partial(build_plan, self.target, order, carrier, self.observed.pods, owed=self._outbox.owed)
+        plan = build(writer, now=self._shared.clock())
         if self._is_deposed:
             return self._stand_by(order, plan)
         if not plan.writes:
-            self._settle(desired, order, workload, in_force)
+            self._settle(desired, order, carrier, in_force)
             if order.limit < desired.limit:
                 return max(self._rise.wait_s(desired, in_force), _STEP_S)
             self._finish_pending()
             due_s = None if order.cause != "decision" else self._succession.proof_due_s(self._shared.steady())
             if due_s is None or due_s > 0 or self._shared.dry_run:
                 return due_s
-            plan = self._plan(order, workload, renews=True)
-        plan, wait_s = select_writes(
-            plan, self._refusals, self._drift, self._shared.steady(), is_full=self._outbox.is_full
-        )
+            plan = build(replace(writer, renews=True), now=self._shared.clock())
+        now, is_full = self._shared.steady(), self._outbox.is_full
+        plan, wait_s = select_writes(plan, self._refusals, self._drift, now, is_full=is_full)
         if not plan.writes:
             return wait_s
         if self._shared.dry_run:
-            outcomes = [
-                (one, PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run")) for one in plan.writes
-            ]
+            unsent = [PodOutcome(pod=one.obj.metadata.name, uid=one.obj.uid, outcome="dry-run") for one in plan.writes]
+            outcomes = list(zip(plan.writes, unsent, strict=True))
             self._reporter.report_writes(order, plan, outcomes, workload, self._headers)
             self._finish_pending()
             return None
         return await self._apply(desired, order, plan, workload)
 
-    def _plan(self, order: LimitOrder, workload: Workload, *, renews: bool = False) -> Plan:
-        pods, carrier = self.observed.pods, self.extent.carrier(workload)
-        record = self.extent.find_charge(workload, pods)
-        term = self._succession.term or 1 + (record.term if record is not None else 0)
-        writer = WriterTerm(self.extent, self._shared.process, term, renews, self._refusals.refused)
-        return build_plan(self.target, order, carrier, pods, writer, self._outbox.owed, self._shared.clock())
-
-    def _settle(self, desired: LimitOrder, order: LimitOrder, workload: Workload, in_force: int | None) -> None:
+    def _settle(self, desired: LimitOrder, order: LimitOrder, carrier: Workload | None, in_force: int | None) -> None:
         """Take note that an order, a step towards what is desired, is in force."""
         self._note_refusal(None)
         self._succession.is_settled()
         is_published = self._published == order.limit or self._shared.dry_run
         if order.cause != "decision" and desired is not self._announced:
             self._announced = desired
-            carrier = self.extent.carrier(workload)
             known = in_force if carrier is None else carrier.limit
             is_published = is_published and (order.limit != known or order.is_repeated)
         if not is_published:
             # Decisions rise only from what was reported to be in force.
             self._published = order.limit
             self._reporter.report_unwritten(order, "unchanged", order.reason, {})
-        share = share_per_pod(self.target, order.limit, self.extent.carrier(workload), self.observed.pods)
+        share = share_per_pod(self.target, order.limit, carrier, self.observed.pods)
         metrics.limit.labels(self.extent.name).set(order.limit)
         metrics.pod_limit.labels(self.extent.name).set(share)
 
@@ -307,18 +305,20 @@ class Reconciler:
         if workload.uid != self._uid:
             self._uid, self._is_managed = workload.uid, False
             self._succession.reset()
-            if record is not None and not record.is_in_scope(self.target.scope):
+            if record is not None and record.scope not in ("", self.target.scope):
                 self._change_scope()
             self._reporter.report_version(workload, record)
         self._is_managed = self._is_managed or record is not None
-        charge = self.extent.find_charge(workload, self.observed.pods)
-        self._is_deposed = self._succession.is_deposed(charge, self._shared.steady())
+        carrier = None if self.extent.is_part else workload
+        objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
+        records = {obj.uid: one for obj in objects if (one := self.extent.find_record(obj)) is not None}
+        # The workload's record tells who is in charge; of a part, that of the latest term.
+        if carrier is None:
+            record = max(records.values(), key=lambda one: (one.term, one.at), default=None)
+        self._is_deposed = self._succession.is_deposed(record, self._shared.steady())
         if self._shared.dry_run or self._is_deposed:
             return
-        carrier = self.extent.carrier(workload)
-        objects = [*([] if carrier is None else [carrier]), *self.observed.pods]
-        records = ((obj.uid, self.extent.find_record(obj)) for obj in objects)
-        written = {uid: frozenset(one.action for one in record.writes) for uid, record in records if record}
+        written = {uid: frozenset(one.action for one in record.writes) for uid, record in records.items()}
         on_bus, reported = self._on_bus, self._reported
         lost = {uid: left for uid, ids in written.items() if (left := ids - on_bus - reported.get(uid, frozenset()))}
         if lost:
@@ -376,9 +376,9 @@ class Reconciler:
         is_news = self._refusals.count(answered, result.failures, self._shared.steady(), result.unsent)
         if result.failures:
             self._note_refusal(self._refusals.reason)
-        known = self.observed.workload
-        carrier = self.extent.carrier(known)
-        whole = known is not None and is_whole(self.target, order.limit, carrier, self.observed.pods)
+        known, pods = self.observed.workload, self.observed.pods
+        carrier = None if self.extent.is_part else known
+        whole = known is not None and is_whole(self.target, order.limit, carrier, pods)
         self._reporter.report_writes(
             order, plan, result.outcomes, workload, headers, applied=applied, is_news=is_news, partial=not whole
         )

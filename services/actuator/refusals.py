@@ -6,8 +6,6 @@ tried one at a time, with growing delays that neither a new decision nor a chang
 requests a minute.  A limit lower than the refused one may be tried in between.  After one of them succeeded,
 twice as many are tried.  That other objects were patched proves nothing about those that were refused.
 Times are seconds by a steady clock.
-
-Also here: which decisions a change of a target's scope has overtaken.
 """
 
 import random
@@ -188,28 +186,4 @@ def select_writes(
         wait_s = drift.next_wait(now, has_cut=has_cut)
         if wait_s > 0:
             return Plan((), {}), wait_s
-    return refusals.select(plan, now)
-
-
-class ScopeChange:
-    """Decisions from before a target's scope changed: they are about another quantity.
-
-    Which revision brought the change is not known here, only that it is later than what was seen.  So such decisions
-    are refused for a time only, in which the decision service takes the definition up.
-    """
-
-    def __init__(self) -> None:
-        """Begin without a change."""
-        self._last = self._least = 0
-        self._until = float("-inf")
-
-    def begin(self, until: float) -> None:
-        """The scope has changed: refuse decisions under what was seen so far, until a time by the steady clock."""
-        self._least, self._until = self._last + 1, until
-
-    def why_refused(self, definition: int, now: float) -> str | None:
-        """Why a decision under a definition's revision does not count; None where it does."""
-        self._last = max(self._last, definition)
-        if definition >= self._least or now >= self._until:
-            return None
-        return f"overtaken: it was decided under definition {definition}, before the scope changed"
+    return refusals.select(plan, now) if refusals.refused else (plan, 0.0)

@@ -145,11 +145,11 @@ class Reporter:
 
     def retire(self) -> None:
         """Show no figures of the target any more."""
-        for gauge in (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced):
-            if (self._extent.name,) in gauge._metrics:  # noqa: SLF001 - not every gauge was set
-                gauge.remove(self._extent.name)
-        if self._extent.is_part:
-            metrics.dead_man.remove(self._extent.name)  # nodes come and go for ever
+        gauges = (metrics.limit, metrics.pod_limit, metrics.paused, metrics.not_enforced)
+        # Nodes come and go for ever.
+        for one in (*gauges, metrics.dead_man) if self._extent.is_part else gauges:
+            if (self._extent.name,) in one._metrics:  # noqa: SLF001 - not every one was set
+                one.remove(self._extent.name)
 
     def report_writes(  # noqa: PLR0913 - each is a part of what is reported
         self,
@@ -186,7 +186,7 @@ class Reporter:
                 done = [(write, one) for write, one in done if one.outcome != "failed"]
             kinds = {one.outcome for _, one in done}
             reasons = [why, *([f"{again} still refused"] if again else [])]
-            carrier = self._extent.carrier(workload)
+            carrier = None if self._extent.is_part else workload
             has_carrier = carrier is None or any(isinstance(write.obj, Workload) for write, _ in done)
             if not has_carrier and workload.limit != order.limit:
                 reasons.append(PODS_ONLY)
@@ -232,7 +232,7 @@ class Reporter:
             results: of the Pods.
             now: when the last one was answered, UTC ns.
         """
-        carrier = self._extent.carrier(workload)
+        carrier = None if self._extent.is_part else workload
         limit = order.limit if carrier is None or carrier.limit is None else carrier.limit
         kept = replace(order, cause="rescale", limit=limit)
         texts = sorted(f"{one.obj.metadata.name}: {one.text}" for one in results)

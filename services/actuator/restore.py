@@ -22,7 +22,7 @@ from schemas.numbers import MOST_RATE
 from schemas.units import Rate
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import publish_action
-from services.actuator.ownership import KEY, OwnershipRecord, UnreadableRecord, build_patch, names_target, parse_record
+from services.actuator.ownership import KEY, OwnershipRecord, build_patch, find_record, names_target, why_unreadable
 from services.bus.bus import Bus
 from services.kube.access import KubeConfigError
 from services.kube.changes import T
@@ -139,9 +139,12 @@ async def restore_object(client: ObjectClient, obj: Workload | Pod, *, dry_run: 
     """Restore one object, again where it changes meanwhile; None without a record on it, or where it is gone."""
     try:
         for _ in range(_ATTEMPTS):
-            record = parse_record(obj)
+            record = find_record(obj)
             if record is None and KEY not in obj.annotations:
                 return None
+            if (unreadable := why_unreadable(obj)) is not None:
+                failure = f"{unreadable}; left as it is"
+                break
             desired, text = _plan_restore(obj, record)
             if dry_run:
                 return RestoreResult(obj, "dry-run", f"would be {text}")
@@ -158,8 +161,6 @@ async def restore_object(client: ObjectClient, obj: Workload | Pod, *, dry_run: 
             failure = f"changed while it was restored, {_ATTEMPTS} times"
     except NotFound:
         return None
-    except UnreadableRecord as error:
-        failure = f"{error}; left as it is"
     except (Rejected, Unavailable) as error:
         failure = f"{error}; may be left as it is"
     return RestoreResult(obj, "failed", failure)
@@ -230,7 +231,7 @@ def build_restore_action(domain: str, target: Target, results: Sequence[RestoreR
     """Build the report of restoring one target; ``now`` is in UTC ns."""
     workload = next((one for one in results if isinstance(one.obj, Workload)), None)
     found = None
-    if workload is not None and workload.outcome == "applied" and (record := parse_record(workload.obj)) is not None:
+    if workload is not None and workload.outcome == "applied" and (record := find_record(workload.obj)) is not None:
         found = Rate.enforced(record.found)
     seen = sorted(f"{one.obj.uid} {one.obj.metadata.resource_version}" for one in results)
     digest = blake2b("\n".join(seen).encode(), digest_size=6).hexdigest()

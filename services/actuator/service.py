@@ -1,7 +1,7 @@
 """``sluice actuator``: consumes decisions and offers each one to the reconcilers of its targets.
 
-Every actuator hears every decision through a consumer of its own: one that is not in charge of a target,
-or that runs dry, takes no decision away from the one that is.
+Every actuator has a consumer of its own: one that is not in charge of a target, or that runs dry, takes no decision
+away from the one that is.  Where actuators share the domains, each reads those of its own shards (``held_shards.py``).
 
 It works without the bus: without decisions the targets fall back to their fail-safe limits, and what
 was done is reported when the bus is there.
@@ -24,14 +24,15 @@ from schemas.config import Config
 from schemas.messages import Action, Decision, M
 from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
-from services.actuator.lease import Charge, LeaseKeeper
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.places.placement import Placement
+from services.actuator.shards.held_shards import HeldShards
+from services.actuator.shards.lease import Charge, LeaseKeeper
 from services.actuator.target_set import TargetSet
 from services.bus.bus import Bus, Received, Unreadable
 from services.bus.connection import ApiError, Denied
-from services.bus.partitions import find_partition
+from services.bus.subjects import Subjects
 from services.common import failpoints
 from services.common.backoff import BackOff
 from services.definitions.definition_set import DefinitionSet
@@ -88,13 +89,14 @@ class Actuator:
                 client,
                 config.kubernetes,
                 process,
-                self._wake_all,
+                self._notice_charge,
                 health.set_condition,
                 shard=shard,
                 replica=config.sharding.replica,
             )
             for shard in range(config.kubernetes.shards)
         ]
+        self._shards = HeldShards(self._leases if self._has_lease else (), Subjects(config.bus.prefix).decision)
         self.definitions = DefinitionSet(config.domains, config.signal.period)
         self.instances = Instances(self.definitions)
         self._resources = ResourceDomains(
@@ -107,7 +109,7 @@ class Actuator:
                 not config.kubernetes.dry_run
                 and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
-            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
+            warn=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
             find_instances=self.instances.find_names,
             find_without_critical=self.instances.find_without_critical,
         )
@@ -118,13 +120,14 @@ class Actuator:
             set_note=health.set_note,
             set_condition=health.set_condition,
             process=process,
-            pause=self._resources.pause_of,
+            pause=self._find_pause,
             dry_run=config.kubernetes.dry_run,
         )
         if self._has_lease:
             # The first shard's holder also publishes definitions and writes statuses.
-            shared = replace(shared, charge=self._leases[0].charge, charge_of=self._find_charge)
-        self._targets = TargetSet(client, health, shared, Placement(client, self.instances.see, health.set_note))
+            shared = replace(shared, charge=self._leases[0].charge, charge_of=self._shards.find_charge)
+        placement = Placement(client, self.instances.see, health.set_note)
+        self._targets = TargetSet(client, health, shared, placement, self._shards.is_ours)
         self._publisher = Publisher(
             self.instances,
             lambda: shared.charge(shared.steady()) is not Charge.OTHERS,
@@ -132,24 +135,45 @@ class Actuator:
         )
         self._file = None if path is None else FileSource(path, config, self.definitions, health.set_note)
         self._joined = set[str]()
-        """Instances that the bus was not asked about yet."""
+        """Domains that the bus was not asked about yet: instances that are new, and those of a shard taken over."""
         self._has_joined = asyncio.Event()
         self._define([domain.name for domain in self.definitions.domains])
         self.instances.on_change(self._define)
 
-    def _find_charge(self, domain: str) -> Callable[[float], Charge]:
-        return self._leases[find_partition(domain, len(self._leases))].charge
+    def _find_pause(self, domain: str) -> str | None:
+        """Why a person paused a domain by its resource; None where nobody did.  Instances are paused together."""
+        held = self.instances.holding.get(domain) or self.instances.templates.get(domain)
+        resource = None if held is None else self._resources.watcher.resources.get(held.source.key)
+        return None if resource is None else resource.pause
 
     def _define(self, names: Collection[str]) -> None:
         """Act on domains as they hold from now on."""
         held = {name: self.instances.holding.get(name) or self.instances.templates.get(name) for name in names}
         known, instances = self._targets.reconcilers, [one.domain for one in held.values() if one and one.domain.on]
-        self._joined |= {
+        self._ask_bus(
             one.name for one in instances if any((one.name, target.key) not in known for target in one.targets)
-        }
+        )
+        self._targets.define({name: None if one is None else one.domain for name, one in held.items()})
+        for name in names:
+            self._shards.read(name, is_there=name in self.instances.holding)
+
+    def _ask_bus(self, names: Iterable[str]) -> None:
+        """Have the bus asked for what it holds of those of these domains that are ours."""
+        self._joined |= {name for name in names if self._shards.is_ours(name)}
         if self._joined:
             self._has_joined.set()
-        self._targets.define({name: None if one is None else one.domain for name, one in held.items()})
+
+    def _notice_charge(self) -> None:
+        """Take up the domains of shards that have come to this actuator, and leave those that another has now."""
+        shards = self._shards.notice_charge(time.monotonic())
+        for shard in shards:
+            self._health.set_note(f"shard {shard}", self._shards.explain(shard))
+        names = {name for name in self.instances.holding if shards and self._shards.find_shard(name) in shards}
+        self._targets.reassign(names)
+        for name in names:
+            self._shards.read(name, is_there=True)
+        self._ask_bus(names)
+        self._wake_all()
 
     async def run(self, join: Callable[[], AbstractAsyncContextManager[Bus]]) -> None:
         """Act, for ever; ``join`` waits for the bus."""
@@ -189,7 +213,7 @@ class Actuator:
                 async with join() as bus, asyncio.TaskGroup() as group:
                     self._resources.keeper.bus = bus
                     await self._fetch_decisions(bus)
-                    await self._resume(bus, list(self._targets.reconcilers))
+                    await self._resume(bus, [one for one in self._targets.reconcilers if self._shards.is_ours(one[0])])
                     self._targets.has_bus_answered = True
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
@@ -205,8 +229,9 @@ class Actuator:
             await back_off.wait()
 
     async def _fetch_decisions(self, bus: Bus) -> None:
-        """Offer the latest decision of every domain."""
-        await _do_each(partial(self._fetch_decision, bus), [domain.name for domain in self.instances.domains])
+        """Offer the latest decision of every domain that is ours."""
+        names = [domain.name for domain in self.instances.domains if self._shards.is_ours(domain.name)]
+        await _do_each(partial(self._fetch_decision, bus), names)
 
     async def _fetch_decision(self, bus: Bus, name: str) -> None:
         decision = await self._fetch_last(bus, Decision, bus.subjects.decision(name))
@@ -224,13 +249,17 @@ class Actuator:
         await _do_each(resume, list(keys))
 
     async def _welcome(self, bus: Bus) -> None:
-        """Offer instances that are new here what the bus holds of them: after a restart, they come with their Pods."""
+        """Offer domains that are new here what the bus holds: instances come with their Pods, others with a shard."""
         while True:
             await self._has_joined.wait()
             self._has_joined.clear()
             names, self._joined = self._joined, set()
+            if self._shards.is_sharded and any(map(self._shards.is_ours, names)):
+                # Looked up earlier, a decision that is published meanwhile would be missed.
+                await self._shards.subjects.all_read.wait()
             await _do_each(partial(self._fetch_decision, bus), sorted(names))
             await self._resume(bus, [one for one in self._targets.reconcilers if one[0] in names])
+            failpoints.point("actuator.welcomed")
 
     async def _catch_up(self, bus: Bus) -> None:
         """Fetch the latest decisions whenever this process was stopped for a while.
@@ -262,7 +291,14 @@ class Actuator:
     async def _consume(self, bus: Bus) -> None:
         # Nothing older than the latest decision of each domain can be put in force.
         decisions: AsyncGenerator[Received[Decision], None] = bus.consume(
-            Decision, self._durable, NAME, start="latest", ack_wait=_ACK_WAIT_S, transient=True, once=True
+            Decision,
+            self._durable,
+            NAME,
+            start="latest",
+            ack_wait=_ACK_WAIT_S,
+            transient=True,
+            once=True,
+            share=self._shards.share,
         )
         async with aclosing(decisions):
             async for received in decisions:

@@ -3,13 +3,16 @@
 A target that is new gets a reconciler, and one whose domain has changed goes on under its new bounds.  One of no domain
 any more is restored: its annotations are put back as they were found, and that is reported.
 
+Where actuators share the domains, each has the reconcilers of all.  Those of domains that another acts on rest: they
+have never begun.  When a domain changes hands, its reconcilers are replaced by new ones, which begin as after a start.
+
 A definition with an instance for each place has one reconciler for each of them and target.  They share what is seen of
 the target, which is its template's: that is restored with the template, while an instance that goes leaves no Pod.
 """
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,13 +22,13 @@ import structlog
 from schemas.domain import Domain, Target
 from services.actuator.dependencies import Dependencies
 from services.actuator.informer import Informer
-from services.actuator.lease import Charge
 from services.actuator.observed import ObservedState, Watched
 from services.actuator.ownership import PART
 from services.actuator.places.placement import Placement
 from services.actuator.places.spread_target import SpreadTarget
 from services.actuator.reconciler import Reconciler
 from services.actuator.restore import build_restore_action, restore
+from services.actuator.shards.lease import Charge
 from services.common.backoff import BackOff
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, Unavailable
@@ -48,9 +51,23 @@ class TargetSet:
     """A reconciler for each target, the informer that they share, and what is still to be restored."""
 
     def __init__(
-        self, client: KubeClient, health: Health, shared: Dependencies, placement: Placement | None = None
+        self,
+        client: KubeClient,
+        health: Health,
+        shared: Dependencies,
+        placement: Placement | None = None,
+        is_ours: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """Begin without a target; ``run`` does the work.  ``placement`` tells where Pods are."""
+        """Begin without a target; ``run`` does the work.
+
+        Args:
+            client: of the API.
+            health: of this process.
+            shared: by all reconcilers.
+            placement: tells where Pods are.
+            is_ours: whether this process acts on a domain, by its name; see ``reassign``.
+        """
+        self._is_ours = is_ours
         self.reconcilers: dict[tuple[str, str], Reconciler] = {}
         """By domain and target."""
         self.spread: dict[str, SpreadTarget] = {}
@@ -117,7 +134,7 @@ class TargetSet:
             self._give_up(name, before)
         for key, new in added.items():
             self._informer.add(Watched(new.target, new.observed))
-            if self._group is not None:
+            if self._group is not None and not (isinstance(new, Reconciler) and new.is_resting):
                 self._start(key, new.run())
 
     def _is_same(self, name: str, key: str, domain: Domain, target: Target) -> bool:
@@ -136,16 +153,21 @@ class TargetSet:
         if target.key in self._restoring:
             self._restoring[target.key].set()
         if domain.is_template:
-            is_acting = partial(self._is_acting, target.key)
-            new = self.spread[target.key] = SpreadTarget(domain, target, self._shared, self._placement, is_acting)
+            is_summing = partial(self.is_summing, target.key)
+            new = self.spread[target.key] = SpreadTarget(domain, target, self._shared, self._placement, is_summing)
             return new
         return self._add_reconciler(domain, target, None)
 
     def _add_reconciler(self, domain: Domain, target: Target, observed: ObservedState | None) -> Reconciler:
-        one = self.reconcilers[domain.name, target.key] = Reconciler(domain, target, self._shared, observed)
+        one = self.reconcilers[domain.name, target.key] = self._build_reconciler(domain, target, observed)
         # Of an instance the bus may hold a decision: after a restart it comes later than others.
         if self.has_bus_answered and observed is None:
             one.resume(None)
+        return one
+
+    def _build_reconciler(self, domain: Domain, target: Target, observed: ObservedState | None) -> Reconciler:
+        one = Reconciler(domain, target, self._shared, observed)
+        one.is_resting = not self._is_ours(domain.name)
         return one
 
     def _drop(self, name: str, key: str) -> Reconciler | SpreadTarget:
@@ -173,7 +195,7 @@ class TargetSet:
             if domain is not None and spread is not None and (name, key) not in self.reconcilers:
                 self._keys.setdefault(name, set()).add(key)
                 one = self._add_reconciler(domain, target, spread.observed.get_part(domain.on or ""))
-                if self._group is not None:
+                if self._group is not None and not one.is_resting:
                     self._start(one.extent.name, one.run())
 
     def _drop_part(self, name: str, key: str) -> None:
@@ -184,22 +206,38 @@ class TargetSet:
         one.stop()
         if key in self.spread:
             self.spread[key].observed.drop_part(_place_of(one), one.observed)
-
-        async def end() -> None:
-            self._forget(one)
-
         if self._group is None:
             self._forget(one)
         else:
-            self._start(one.extent.name, end())
+            self._start(one.extent.name, self._end(one))
 
-    def _is_acting(self, key: str) -> bool:
-        """Whether this process sets the limit of a part of a target."""
+    async def _end(self, one: Reconciler) -> None:
+        """Show nothing more of a reconciler that has ended."""
+        self._forget(one)
+
+    def is_summing(self, key: str) -> bool:
+        """Whether this process writes the sum of a target's parts: one actuator, that of the template's shard.
+
+        Where nobody is known to be in charge, it is whoever sets a part's limit.
+        """
+        charge = self._shared.find_charge(self._owners.get(key, ""))(self._shared.steady())
+        if charge is not Charge.UNKNOWN:
+            return charge is Charge.MINE
         return any(one.is_acting for (_, known), one in self.reconcilers.items() if known == key)
 
     def _place_again(self) -> None:
         for one in self.spread.values():
             one.observed.place_again()
+
+    def reassign(self, domains: Collection[str]) -> None:
+        """Begin anew with domains that are ours from now on, and let those rest that are no longer."""
+        for (name, key), before in [pair for pair in self.reconcilers.items() if pair[0][0] in domains]:
+            before.stop()
+            one = self.reconcilers[name, key] = self._build_reconciler(before.domain, before.target, before.observed)
+            if self._group is not None:
+                self._start(one.extent.name, self._end(before))
+                if not one.is_resting:
+                    self._start(one.extent.name, one.run())
 
     def wake(self) -> None:
         """Look at every target again: who is in charge has changed."""
@@ -214,7 +252,8 @@ class TargetSet:
             self._group.create_task(self._informer.run())
             self._group.create_task(self._placement.run())
             for one in self.reconcilers.values():
-                self._start(one.extent.name, one.run())
+                if not one.is_resting:
+                    self._start(one.extent.name, one.run())
             for key, spread in self.spread.items():
                 self._start(key, spread.run())
             for domain in self._released:
@@ -272,7 +311,8 @@ class TargetSet:
         key = one.target.key if isinstance(one, SpreadTarget) else one.extent.name
         for condition in (f"{key} patches", f"{key} round", *(() if key in self._owners else (key,))):
             self._health.set_ok(condition)
-        pods = (f"{key} pods in {namespace}" for namespace in one.target.pod_namespaces)
+        # What is odd about its Pods is the informer's to tell while the target is one.
+        pods = [] if key in self._owners else [f"{key} pods in {where}" for where in one.target.pod_namespaces]
         for note in (key, f"{key} decisions", f"{key} enforcement", *pods):
             self._health.set_note(note, None)
 

@@ -134,7 +134,7 @@ class Bus:
             raise InvalidMessage(f"{msg_id}: {error}") from None
         sent = {**(headers or {}), envelope.MSG_ID: msg_id, envelope.EXPECTED_STREAM: self._streams[type(message)]}
         if envelope.TRACE not in sent:
-            sent[envelope.TRACE] = envelope.start_trace(msg_id)
+            sent[envelope.TRACE] = envelope.trace_message(msg_id, {})
         if expect_last is not None:
             sent[envelope.EXPECTED_LAST] = str(expect_last)
         async with self._in_flight:
@@ -347,7 +347,7 @@ class Bus:
         _dead.labels(service, kind).inc()
         _log.warning("message put aside", subject=raw.subject, seq=raw.seq, reason=reason)
         letter = envelope.build_dead_letter(raw, service, reason)
-        trace = {envelope.TRACE: envelope.continue_trace(raw.headers, reason)}
+        trace = {envelope.TRACE: envelope.trace_message(reason, raw.headers)}
         try:
             async with asyncio.timeout(_DEAD_LETTER_S):
                 msg_id = f"{service}:{raw.subject}:{raw.seq}:{raw.published}"

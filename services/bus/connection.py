@@ -102,7 +102,7 @@ class Connection:
         self._inbox = ""
         self._last_error: Exception | None = None
         self._numbers = itertools.count(1)
-        self._subscribers: dict[str, tuple[str, Callable[[Msg | Exception], None]]] = {}
+        self._subscribers: dict[str, tuple[str, Callable[[Exception], None]]] = {}
         self._pending: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
 
     @classmethod
@@ -191,26 +191,22 @@ class Connection:
 
     @asynccontextmanager
     async def subscribe_replies(
-        self, subject: str, on_message: Callable[[Msg | Exception], None]
+        self, subject: str, on_message: Callable[[Msg], Awaitable[None]], on_end: Callable[[Exception], None]
     ) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
         """Pass all replies to requests on a subject to ``on_message``; gives the function that sends a request.
 
-        ``on_message`` also receives the reason why no more replies will come: ``Disconnected``, or
-        ``Denied`` where this user may not send such requests.
+        ``on_end`` receives the reason why no more replies will come: ``Disconnected``, or ``Denied`` where this
+        user may not send such requests.
 
         Raises:
             Disconnected: the connection is closed.
         """
-
-        async def forward(message: Msg) -> None:
-            on_message(message)
-
         try:
             inbox = self._client.new_inbox()
-            subscription = await self._client.subscribe(inbox, cb=forward)
+            subscription = await self._client.subscribe(inbox, cb=on_message)
         except Error as error:
             raise Disconnected(str(error)) from error
-        self._subscribers[inbox] = (subject, on_message)
+        self._subscribers[inbox] = (subject, on_end)
         try:
             yield lambda body: self.send(subject, body, reply=inbox)
         finally:

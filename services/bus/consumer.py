@@ -183,11 +183,11 @@ class Consumer:
                 if share is not None and share.subjects is not None:
                     await share.subjects.some.wait()  # without a subject, a consumer reads all of them
                 connection = await self._session.connection()
-                name = await self._bind()
+                name = await self._bind_subjects()
                 incoming: asyncio.Queue[Msg | Exception] = asyncio.Queue()
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._spec.stream}.{name}"
                 async with (
-                    connection.subscribe_replies(subject, incoming.put_nowait) as request,
+                    connection.subscribe_replies(subject, incoming.put, incoming.put_nowait) as request,
                     aclosing(self._pull(request, incoming)) as deliveries,
                 ):
                     async for one in deliveries:
@@ -252,9 +252,16 @@ class Consumer:
         has_any = subjects is None or bool(subjects)
         is_other = subjects is not None and subjects.version != self._bound
         if has_any and (is_other or time.monotonic() > self._check_at):
-            await self._bind()
+            await self._bind_subjects()
             self._check_at = time.monotonic() + _SHARED_CHECK_S
         return has_any
+
+    async def _bind_subjects(self) -> str:
+        """Bind, and tell who waits for it that the consumer reads its subjects."""
+        name = await self._bind()
+        if self._spec.share is not None and self._spec.share.subjects is not None:
+            self._spec.share.subjects.note_read(self._bound)
+        return name
 
     async def _bind(self) -> str:
         """Create the consumer, or correct the subject of the one that exists; gives its name."""

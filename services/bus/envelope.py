@@ -30,21 +30,18 @@ _DEAD_LETTER_REASON = 1024
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def start_trace(msg_id: str) -> str:
-    """The ``traceparent`` of a message that begins a trace."""
-    trace = blake2b(msg_id.encode(), digest_size=16).hexdigest()
-    return f"00-{trace}-{blake2b(b'span ' + msg_id.encode(), digest_size=8).hexdigest()}-01"
+def trace_message(msg_id: str, cause: Mapping[str, str]) -> str:
+    """The ``traceparent`` of a message: that of its cause with a new span, or a new trace without a valid one.
 
-
-def continue_trace(headers: Mapping[str, str], msg_id: str) -> str:
-    """The ``traceparent`` of a message caused by one with ``headers``: the same trace, a new span.
-
-    Starts a new trace where ``headers`` have no valid one.
+    Args:
+        msg_id: of the message.
+        cause: the headers of the message that caused it; empty where it begins a trace.
     """
-    cause = headers.get(TRACE, "")
-    if not _TRACEPARENT.fullmatch(cause):
-        return start_trace(msg_id)
-    version, trace, span, flags = cause.split("-")
+    parent = cause.get(TRACE, "")
+    if not _TRACEPARENT.fullmatch(parent):
+        trace = blake2b(msg_id.encode(), digest_size=16).hexdigest()
+        return f"00-{trace}-{blake2b(b'span ' + msg_id.encode(), digest_size=8).hexdigest()}-01"
+    version, trace, span, flags = parent.split("-")
     return f"{version}-{trace}-{blake2b((span + msg_id).encode(), digest_size=8).hexdigest()}-{flags}"
 
 

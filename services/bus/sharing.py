@@ -20,6 +20,8 @@ class SharedSubjects:
         """Counts changes."""
         self.some = asyncio.Event()
         """Set while there are any."""
+        self.all_read = asyncio.Event()
+        """Set while the server knows all of them: what is published on them from then on comes here."""
         self._note()
 
     def __bool__(self) -> bool:
@@ -41,10 +43,16 @@ class SharedSubjects:
 
     def _note(self) -> None:
         self.version += 1
+        self.all_read.clear()
         if self._wanted:
             self.some.set()
         else:
             self.some.clear()
+
+    def note_read(self, version: int) -> None:
+        """Take note that the consumer reads the subjects as they were at a version."""
+        if version == self.version:
+            self.all_read.set()
 
     def merge(self, found: Iterable[str]) -> list[str]:
         """What the consumer should read that reads ``found``: what another sharer has heard of first stays."""

@@ -8,6 +8,7 @@ are bounds: the last is the ``+Inf`` bucket, that is all observations.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import inf, isfinite
 from typing import NamedTuple
@@ -84,8 +85,9 @@ def summarize(bounds: Sequence[float], counts: Sequence[float]) -> HistogramSumm
     return HistogramSummary(jitter, quantile(0.95, bounds, rising), rising[-1])
 
 
-def explain_coarseness(bounds: Sequence[float], slo: float, widest: float) -> str | None:
-    """Why buckets cannot tell whether an SLO is kept; None where they can.
+@lru_cache(1024)
+def explain_coarseness(bounds: tuple[float, ...], slo: float, widest: float) -> str | None:
+    """Why buckets cannot tell whether an SLO is kept; None where they can.  Each sample asks the same again.
 
     Prometheus interpolates inside a bucket, so a quantile can be off by the bucket's width, and it never
     exceeds the highest finite bound.

@@ -95,7 +95,8 @@ class Allocator:
         if budget > self._budget:
             budget = self._budget
         if len(self._claims) == 1:
-            return share(budget, self._claims)
+            ((least, most, _),) = self._claims
+            return [budget if least <= budget <= most else min(max(budget, least), most)]
         shares = divide(budget, self._claims, [demand.get(key, 0) for _, key, _ in self._limits])
         if not (inputs.violated or inputs.no_data):
             shares = self._pass_on(start, shares, demand, inputs)
@@ -182,9 +183,6 @@ def share(budget: int, claims: Sequence[Claim]) -> list[int]:
         budget: kbit/s for all targets together.
         claims: bounds and weights, in the order of the answer.
     """
-    if len(claims) == 1:
-        least, most, _ = claims[0]
-        return [budget if least <= budget <= most else min(max(budget, least), most)]
     left = min(max(budget, sum(least for least, _, _ in claims)), sum(most for _, most, _ in claims))
     free = list(range(len(claims)))
     shares = [0] * len(claims)

@@ -138,7 +138,9 @@ class Controller:
             end, end - seen.window, seen.period + self._settle, end - state.end, seen.violated,
             seen.missing is not None, seen.queued,
         )  # fmt: skip
-        memory = _restore_memory(self.policy, state.memory if state.policy == self._version else None)
+        memory = state.memory if state.policy == self._version else None
+        if type(memory) is not self.policy.memory_type:
+            memory = _restore_memory(self.policy, memory)
         proposal, fault = self._propose(memory, before, seen, bounds, fault)
         demand = state.demand
         if self._several:

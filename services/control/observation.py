@@ -149,18 +149,22 @@ class Observer:
             loss = measure.lost
             if loss is not None and 0 < loss < inf:
                 lost += loss
-            why = measure.why_unusable(self._min_observations)
-            if why is not None:
-                missing = missing or f"{key}: {why}"
+            spread, latest = measure.jitter, measure.p95
+            if (
+                spread is None
+                or latest is None
+                or measure.missing is not None
+                or not (0 <= spread < inf and 0 <= latest < inf and measure.observations >= self._min_observations)
+            ):
+                missing = missing or f"{key}: {measure.why_unusable(self._min_observations)}"
                 continue
             median = measure.recent_p50
             if median is None:
                 medians = None
             elif medians is not None:
                 medians.append(median * self._per_tightest)
-            if (ratio := measure.jitter * per_jitter) > jitter:  # type: ignore[operator]  # usable
+            if (ratio := spread * per_jitter) > jitter:
                 jitter = ratio
-            latest: float = measure.p95  # type: ignore[assignment]  # usable
             if (ratio := latest * per_p95) > p95:
                 p95 = ratio
             if (ratio := latest * self._per_tightest) < shared_p95:
@@ -240,7 +244,7 @@ def follow_overruns(
         if actual is not None and actual.limit > limit:
             limit = actual.limit  # the cut is on its way, or the API server does not take it
         # The usual case first: this is part of every step.
-        if sent is not None and allows(limit, sent):
+        if sent is not None and (sent <= limit or allows(limit, sent)):
             continue
         pods = seen.pods[number] if target.scope == "per-pod" else 1
         if sent is not None and pods is not None and allows(limit * pods, sent):

@@ -104,7 +104,7 @@ class BusDecisionLog:
     async def write(self, decision: Decision, answered: Received[Sample], expected: int) -> int:
         """Publish a decision that continues the sample's trace; gives its sequence."""
         headers = {
-            envelope.TRACE: envelope.continue_trace(answered.headers, decision.id),
+            envelope.TRACE: envelope.trace_message(decision.id, answered.headers),
             envelope.SAMPLE_SEQ: str(answered.seq),
         }
         return await self._bus.publish(

@@ -17,7 +17,7 @@ from schemas.messages import Decision, InForce, InvalidMessage, Rule, Sample, St
 from services.bus.bus import Conflict, Received, TooLarge
 from services.common import failpoints
 from services.common.backoff import BackOff
-from services.control import Controller, FutureSample, RejectedSample, StaleSample, make_policy
+from services.control import Controller, FutureSample, StaleSample, make_policy
 from services.control.observation import Observation
 from services.control.policy import Bounds, InheritingPolicy, Policy, Proposal
 from services.decision import metrics
@@ -164,6 +164,8 @@ class DomainWorker:
         self._pressure = metrics.PressureGauges(domain)
         self._defined: tuple[Domain, int] | None = None
         """The definition that holds from the next sample on; None where the one in use does."""
+        self._revision = revision
+        """That of the newest definition here, in use or to be."""
         self._missing = 0
         """Revision of a definition that another replica had, and the bus has not."""
         self._decisions = decisions
@@ -177,7 +179,7 @@ class DomainWorker:
 
     def define(self, domain: Domain, revision: int) -> None:
         """Decide under another definition from the next sample on; it was checked."""
-        self._defined = (domain, revision)
+        self._defined, self._revision = (domain, revision), revision
 
     def retire(self) -> None:
         """Show nothing of the domain any more: it was removed."""
@@ -233,64 +235,50 @@ class DomainWorker:
         """Decide on one sample and write the decision, or record why there is none."""
         assert self._position is not None
         position = self._position
-        await self._keep_up_with(position.definition)
-        fault = self._policy.fault
+        if position.definition > max(self._revision, self._missing):
+            await self._look_up_definition(position.definition)
+        if self._defined is not None:
+            (domain, revision), self._defined = self._defined, None
+            self._use(domain, revision)
+            self._pressure.define(domain.targets)
+        state, fault, domain = position.state, self._policy.fault, self._controller.domain
+        reported = self._reports.find_news(domain.name, {} if state is None else state.in_force)
+        find = self._find_inherited if state is None else None
+        inherited = None if find is None else await find(domain, self._policy.version)
+        decision, refused = None, None
         try:
-            decision = await self._step(position.state, sample, fault)
+            decision = self._controller.answer(state, sample.message, sample.published, fault, reported, inherited)
+        except StaleSample:
+            metrics.stale.inc()
+        except Exception as error:  # noqa: BLE001 - whatever the control core fails with, the next sample is answered
+            refused = str(error) if isinstance(error, FutureSample) else f"{type(error).__name__}: {error}"
+        if decision is not None:
             if fault is not None:
                 self._policy.skip_step()
             failpoints.point("decision.stepped")
-            seq = await self._decisions.write(decision, sample, position.decision_seq)
-        except StaleSample:
-            metrics.stale.inc()
-        except (FutureSample, InvalidMessage, TooLarge, _Unanswerable) as error:
-            await self._samples.dead_letter(sample, str(error))
+            try:
+                seq = await self._decisions.write(decision, sample, position.decision_seq)
+            except (InvalidMessage, TooLarge) as error:
+                refused = str(error)
+            else:
+                failpoints.point("decision.written")
+                metrics.count_decision(decision)
+                self._pressure.follow(sample.message, decision)
+                self.last = decision
+                position = DomainPosition(decision.state, sample.seq, seq, decision.definition)
+        if refused is not None:
+            await self._samples.dead_letter(sample, refused)
             failpoints.point("decision.dead-lettered")
-        else:
-            failpoints.point("decision.written")
-            metrics.steps.inc()
-            metrics.faults.inc(decision.fault is not None)
-            if decision.link is not None and decision.link.lesson not in metrics.NOTHING_NEW:
-                metrics.lessons.labels(decision.domain, decision.link.lesson).inc()
-            for target in decision.targets:
-                if target.limit != target.proposal:
-                    metrics.overruled.labels(decision.domain, target.rule).inc()
-            self._pressure.follow(sample.message, decision)
-            self.last = decision
-            position = DomainPosition(decision.state, sample.seq, seq, decision.definition)
         self._position = replace(position, sample_seq=sample.seq)
 
-    async def _step(self, state: State | None, sample: Received[Sample], fault: str | None) -> Decision:
-        previous = {} if state is None else state.in_force
-        reported = self._reports.find_news(self._controller.domain.name, previous)
-        inherited = None
-        if state is None and self._find_inherited is not None:
-            inherited = await self._find_inherited(self._controller.domain, self._policy.version)
-        try:
-            return self._controller.answer(state, sample.message, sample.published, fault, reported, inherited)
-        except RejectedSample:
-            raise
-        except Exception as error:
-            raise _Unanswerable(f"{type(error).__name__}: {error}") from error
-
-    async def _keep_up_with(self, revision: int) -> None:
-        """Take up the newest definition between two samples, and never an older one than the last decision's.
+    async def _look_up_definition(self, revision: int) -> None:
+        """Find the definition that the last decision was made under: none is made under an older one.
 
         Another replica may have heard of a definition first.  It was on the bus before that, so it is there now, unless
         the definitions were lost: then this replica decides under what it knows.
         """
-        newest = self._defined[1] if self._defined is not None else self._controller.revision
-        if revision > newest and revision != self._missing:
-            found = await self._decisions.find_definition()
-            if found is not None and found[1] >= revision:
-                self._defined = found
-            else:
-                self._missing = revision
-        if self._defined is not None:
-            (domain, defined), self._defined = self._defined, None
-            self._use(domain, defined)
-            self._pressure.define(domain.targets)
-
-
-class _Unanswerable(Exception):
-    """The control core fails on this sample."""
+        found = await self._decisions.find_definition()
+        if found is not None and found[1] >= revision:
+            self.define(*found)
+        else:
+            self._missing = revision

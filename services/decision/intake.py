@@ -61,6 +61,10 @@ class Intakes:
             self.all = tuple(
                 Intake(f"{NAME}-{number}", find_rank(number, sharding.replica)) for number in range(PARTITIONS)
             )
+            for intake in self.all:
+                # Of no domain: a partition without any has its consumer, too.  KEDA takes the whole stream for the lag
+                # of a consumer that is not there.
+                intake.subjects.add(find_subject(""))
         for domain in domains:
             self.add(domain)
 

@@ -41,8 +41,19 @@ lessons = Counter(
     "What samples taught about the bottleneck, but for those that taught nothing",
     ["domain", "lesson"],
 )
-NOTHING_NEW = frozenset({"steady", "settles", "waits"})
+_NOTHING_NEW = frozenset({"steady", "settles", "waits"})
 """Lessons that are not counted."""
+
+
+def count_decision(decision: Decision) -> None:
+    """Count a decision that is on the bus."""
+    steps.inc()
+    faults.inc(decision.fault is not None)
+    if decision.link is not None and decision.link.lesson not in _NOTHING_NEW:
+        lessons.labels(decision.domain, decision.link.lesson).inc()
+    for target in decision.targets:
+        if target.limit != target.proposal:
+            overruled.labels(decision.domain, target.rule).inc()
 
 
 class LastDecisions(Collector):

@@ -174,7 +174,10 @@ class DecisionService:
             seq = (await BusDecisionLog(self._bus, name, intake.consumer).find_position()).sample_seq
             if seq or await BusSampleLog(self._bus, name).get_next(0) is not None:
                 positions.append(seq)
-        return min(positions, default=0)
+        if intake.domains:
+            return min(positions, default=0)
+        stream = await self._bus.stream_info(Sample)
+        return 0 if stream is None else stream.last
 
     async def _drain(self, queue: DomainQueue) -> None:
         """Answer a domain's samples one after the other until none waits."""

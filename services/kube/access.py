@@ -31,9 +31,9 @@ class Access(Struct, frozen=True):
     authority: str | None = None
     """Path of the authority that signed its certificate."""
     authorization: str | None = None
-    """The header of every request: ``Bearer TOKEN``."""
+    """The header of every request, such as ``Bearer TOKEN``; None without one, and with ``token_file``."""
     token_file: str | None = None
-    """Path of a token that is replaced from time to time."""
+    """Path of a token that is replaced from time to time: ``read_token`` gives each request's header."""
     is_verified: bool = True
     """Whether the server's certificate has to be valid."""
     certificate: str | None = None
@@ -44,24 +44,6 @@ class Access(Struct, frozen=True):
     """The name in the server's certificate, where it is not the host's."""
     proxy: str | None = None
     """URL of the proxy in between; None: by the environment."""
-
-    def read_authorization(self) -> str | None:
-        """The header ``Authorization`` of one request; None where none is asked for.
-
-        Raises:
-            KubeConfigError: the file of the token cannot be read, or holds none now.
-        """
-        if self.token_file is None:
-            return self.authorization
-        try:
-            token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KubeConfigError(f"{self.token_file} cannot be read: {error}") from None
-        if not token:
-            raise KubeConfigError(f"{self.token_file} is empty")
-        if not (token.isascii() and token.isprintable()):
-            raise KubeConfigError(f"{self.token_file} holds no token: other letters than those of one line of ASCII")
-        return f"Bearer {token}"
 
     def build_tls(self) -> ssl.SSLContext | None:
         """The TLS settings; None for plain HTTP.
@@ -80,6 +62,23 @@ class Access(Struct, frozen=True):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def read_token(path: str) -> str:
+    """Read the token in a file as the header ``Authorization``.
+
+    Raises:
+        KubeConfigError: the file cannot be read, or holds no token now.
+    """
+    try:
+        token = Path(path).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KubeConfigError(f"{path} cannot be read: {error}") from None
+    if not token:
+        raise KubeConfigError(f"{path} is empty")
+    if not (token.isascii() and token.isprintable()):
+        raise KubeConfigError(f"{path} holds no token: other letters than those of one line of ASCII")
+    return f"Bearer {token}"
 
 
 def find_access(config: Kubernetes) -> Access:

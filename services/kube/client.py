@@ -91,7 +91,7 @@ class KubeClient:
             Rejected: reading is not allowed.
             Unavailable: no answer.
         """
-        return _decode(kind, await self.fetch(kind.path(namespace, name)))
+        return decode_as(kind, await self.fetch(kind.path(namespace, name)), f"no {kind.kind}").trim()
 
     async def read_json(self, path: str) -> Any:
         """Read an object, or a list of them, as the API writes it.
@@ -174,7 +174,7 @@ class KubeClient:
             if operations is None:
                 raise Superseded
             async with self._transport.request("PATCH", path, operations, "application/json-patch+json") as response:
-                return _decode(type(obj), await read_body(response.content))
+                return decode_as(type(obj), await read_body(response.content), f"no {obj.kind}").trim()
 
     async def patch_status(self, obj: T, status: Mapping[str, Any]) -> T:
         """Merge into an object's status; what is None is removed, and a list is replaced.
@@ -188,7 +188,7 @@ class KubeClient:
         path = f"{obj.path(obj.metadata.namespace, obj.metadata.name)}/status"
         body = {"apiVersion": obj.api_version, "kind": obj.kind, "status": status}
         async with self._transport.request("PATCH", path, body, "application/merge-patch+json") as response:
-            return _decode(type(obj), await read_body(response.content))
+            return decode_as(type(obj), await read_body(response.content), f"no {obj.kind}").trim()
 
     async def create_event(self, about: KubeObject, reason: str, message: str, severity: str, at: str) -> None:
         """Write a Kubernetes Event about an object.
@@ -245,7 +245,7 @@ class KubeClient:
         }
         dry = [("dryRun", "All")] if dry_run else None
         async with self._transport.request("POST", kind.path(namespace), body, query=dry) as response:
-            return _decode(kind, await read_body(response.content))
+            return decode_as(kind, await read_body(response.content), f"no {kind.kind}").trim()
 
     async def delete(self, obj: KubeObject) -> None:
         """Delete an object, if it still is as it was seen.
@@ -347,7 +347,3 @@ class KubeClient:
             following = answer.metadata.following
             if not following:
                 return tuple(objects), answer.metadata.resource_version
-
-
-def _decode(kind: type[T], body: bytes | msgspec.Raw) -> T:
-    return decode_as(kind, body, f"no {kind.kind}").trim()

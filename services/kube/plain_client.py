@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from urllib.parse import urlencode, urlsplit
 
-from services.kube.access import Access, KubeConfigError
+from services.kube.access import Access, KubeConfigError, read_token
 from services.kube.objects import Unavailable, raise_for_status
 
 _LONGEST_LINE = 4 * 1024 * 1024
@@ -76,9 +76,10 @@ class PlainClient:
     @contextmanager
     def _request(self, path: str, query: list[tuple[str, str]], timeout_s: float) -> Iterator[http.client.HTTPResponse]:
         """Send a request, and raise the library's errors, up to the end of the context, as the API's."""
-        parts = urlsplit(self._access.url)
+        access, parts = self._access, urlsplit(self._access.url)
         try:
-            authorization, tls = self._access.read_authorization(), self._access.build_tls()
+            authorization = access.authorization if access.token_file is None else read_token(access.token_file)
+            tls = access.build_tls()
             headers = {"Accept": "application/json, */*;q=0.5", "User-Agent": "sluice-meter"}
             headers |= {"Authorization": authorization} if authorization else {}
             host = parts.hostname or ""

@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from schemas.decode_errors import DECODE_ERRORS, describe_decode_error
-from services.kube.access import Access, KubeConfigError
+from services.kube.access import Access, KubeConfigError, read_token
 from services.kube.objects import Superseded, Unavailable, raise_for_status, read_body
 
 _READ_BUFFER = 2**21
@@ -86,19 +86,20 @@ class Transport:
         """
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "sluice-actuator"}
         headers |= {"Impersonate-User": account} if account is not None else {}
+        access = self._access
         try:
-            authorization = self._access.read_authorization()
+            authorization = access.authorization if access.token_file is None else read_token(access.token_file)
             headers |= {"Authorization": authorization} if authorization else {}
             response = await self._session.request(
                 method,
-                self._access.url + path,
+                access.url + path,
                 params=query,
                 headers=headers,
                 data=None if body is None else msgspec.json.encode(body),
                 timeout=limits or self._limits,
                 allow_redirects=False,
-                proxy=self._access.proxy,
-                server_hostname=self._access.server_name,
+                proxy=access.proxy,
+                server_hostname=access.server_name,
             )
             try:
                 if response.status >= 300:

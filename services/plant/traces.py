@@ -7,12 +7,12 @@ A folder's files are read in three formats, recognized file by file:
     time,bytes       what a workload sent, at an RFC 3339 time or at a number of seconds; a heading may come first
 
 Empty lines and lines that begin with ``#`` are passed over, and so are files whose first lines are in none of the
-formats, such as a licence.
+formats, such as a licence.  Files are text in UTF-8, with any ends of lines; a time without an offset is UTC.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -32,6 +32,14 @@ _LOOKED_AT = 10
 """A file's format is that of the first of so many lines that is in one."""
 _SHOWN = 5
 """Mistakes of a file that are listed; of all others, the number is."""
+_LARGEST = 64 * 2**20
+"""Bytes of a file."""
+_LONGEST = 7 * 86_400.0
+"""Seconds of a trace: more is a mistake of its unit, or more than the bench plays."""
+_IDLE = 0.001
+"""kbit/s: a trace that never has more has no rate."""
+_UNREADABLE = {b"\x1f\x8b": "compressed", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+"""By a file's first bytes, what a trace must not be."""
 _PACKET_KBIT = 1500 * 8 / 1000
 _HEADING = "time,bytes"
 _SECONDS = 300.0
@@ -100,6 +108,7 @@ def read_traces(folder: Path) -> list[Trace]:
     """
     traces: list[Trace] = []
     mistakes: list[str] = []
+    passed_over = 0
     for path in sorted(one for one in folder.rglob("*") if one.is_file() and not one.name.startswith(".")):
         try:
             trace = read_trace(path, path.relative_to(folder).as_posix())
@@ -109,10 +118,11 @@ def read_traces(folder: Path) -> list[Trace]:
             mistakes.append(f"{path}: {error.strerror}")
         else:
             traces += [trace] if trace else []
+            passed_over += trace is None
     if mistakes:
         raise TraceError("\n".join(mistakes))
     if not traces:
-        raise TraceError(f"{folder}: there is no trace in it")
+        raise TraceError(f"{folder}: there is no trace in it; files in none of the formats: {passed_over}")
     return traces
 
 
@@ -120,16 +130,16 @@ def read_trace(path: Path, name: str) -> Trace | None:
     """Read one file; None if its first lines are in none of the formats.
 
     Raises:
-        TraceError: a line is not in the file's format, or the whole makes no trace.
+        TraceError: it is no text, a line is not in the file's format, or the whole makes no trace.
         OSError: the file cannot be read.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = _read_text(path)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     form = next((form for _, line in lines[:_LOOKED_AT] if (form := _recognize(line))), None)
     if form is None:
         return None
-    if form == "bytes" and lines[0][1].replace(" ", "") == _HEADING:
+    if _is_heading(lines[0][1]):
         lines = lines[1:]
     points: list[tuple[float, float]] = []
     mistakes: list[str] = []
@@ -147,14 +157,32 @@ def read_trace(path: Path, name: str) -> Trace | None:
         mistakes[_SHOWN:] = [f"{path}: {len(mistakes) - _SHOWN} more lines like these"]
     if mistakes:
         raise TraceError("\n".join(mistakes))
-    rates = _interpolate(points) if form == "rate" else _count(points)
-    if len(rates) < 2 or not sum(rates):
+    seconds = points[-1][0] - points[0][0] if points else 0.0
+    if seconds > _LONGEST:
+        raise TraceError(f"{path}: it lasts {seconds:,.0f} s; at most {_LONGEST:,.0f} s can be played")
+    rates = (_interpolate(points) if form == "rate" else _count(points)) if points else []
+    if len(rates) < 2 or max(rates) < _IDLE:
         raise TraceError(f"{path}: it lasts less than a second, or its rate is always 0")
     return Trace(name, "load" if form == "bytes" else "capacity", tuple(rates))
 
 
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    kind = _UNREADABLE.get(content[:2])
+    if kind:
+        raise TraceError(f"{path}: it is {kind}; expected text in UTF-8")
+    if len(content) > _LARGEST:
+        raise TraceError(f"{path}: it is larger than {_LARGEST // 2**20} MiB")
+    return content.decode("utf-8-sig", errors="replace")
+
+
+def _is_heading(line: str) -> bool:
+    return line.replace(" ", "").lower() == _HEADING
+
+
 def _recognize(line: str) -> Format | None:
-    if line.replace(" ", "") == _HEADING:
+    if _is_heading(line):
         return "bytes"
     return next((form for form, pattern in _FORMS.items() if pattern.fullmatch(line)), None)
 
@@ -177,9 +205,12 @@ def _parse_bytes(line: str) -> tuple[float, float]:
     if not comma:
         raise ValueError(f"expected a time, a comma and bytes, found {line[:40]!r}")
     try:
-        at = datetime.fromisoformat(time.strip()).timestamp()
+        moment = datetime.fromisoformat(time.strip())
     except ValueError:
         at = _parse_number(time.strip(), "a time")
+    else:
+        # The same on every machine, whatever its time zone is.
+        at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return at, _parse_number(size.strip(), "bytes") * 8 / 1000
 
 
@@ -192,7 +223,7 @@ _PARSERS: dict[Format, Callable[[str], tuple[float, float]]] = {
 
 def _parse_number(text: str, what: str) -> float:
     try:
-        number = float(text)
+        number = float(text.replace("_", "?"))
     except ValueError:
         raise ValueError(f"expected {what}, found {text[:40]!r}") from None
     if not isfinite(number) or number < 0 or number > 1e12:

@@ -117,9 +117,6 @@ def _unpack(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
     Raises:
         RequestFailed: it is cut off or damaged, or the coding is not known.
     """
-    if coding in ("", "identity"):
-        yield from pieces
-        return
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise RequestFailed(f"content encoding {coding}, which was not asked for")
     either = 32 + zlib.MAX_WBITS
@@ -169,7 +166,8 @@ class Answer:
         if length.isdecimal() and int(length) > max_bytes:
             raise RequestFailed(f"the answer is larger than {max_bytes} bytes")
         coding = self._response.headers.get("Content-Encoding", "").strip().lower()
-        for chunk in _unpack(self._response.raw.stream(_CHUNK, decode_content=False), coding):
+        pieces = self._response.raw.stream(_CHUNK, decode_content=False)
+        for chunk in pieces if coding in ("", "identity") else _unpack(pieces, coding):
             size += len(chunk)
             if size > max_bytes:
                 raise RequestFailed(f"the answer is larger than {max_bytes} bytes")

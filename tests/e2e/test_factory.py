@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from services.runtime.config_loader import load
+from tests.support.kube.manifests import MANIFESTS
 from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.root
@@ -35,12 +38,13 @@ def _play(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     """
     path = tmp_path / "result.json"
     results: list[dict[str, Any]] = []
-    for _ in range(TRIES):
-        with _factory(*arguments, "--json", str(path)) as process:
+    for number in range(TRIES):
+        kept = tmp_path / f"kept-{number}"
+        with _factory(*arguments, "--json", str(path), "--keep", str(kept)) as process:
             output, _ = process.communicate(timeout=5 * PATIENCE_S)
             assert process.returncode == 0, output
         print(output)
-        results.append(json.loads(path.read_text(encoding="utf-8")))
+        results.append({**json.loads(path.read_text(encoding="utf-8")), "kept": kept})
         if _measure_loss(results[-1]) <= 0.2:
             break
     return min(results, key=_measure_loss)
@@ -66,13 +70,22 @@ def test_without_control_the_slo_is_broken(tmp_path: Path) -> None:
 
 @pytest.mark.realtime
 def test_the_loop_keeps_the_slo_on_real_packets(tmp_path: Path) -> None:
-    """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart."""
+    """Scraping, deciding and acting on real packets: few bad seconds, most of the bandwidth, no restart.
+
+    The signal is the shipped one but for the addresses.
+    """
     result = _play(tmp_path, "--runs", "scrape", "--scenario", "steady", "--seconds", "25")
     run = result["runs"]["proportional, scrape"]
     assert run["violation"] < 0.2
     assert run["share"] > 0.6
     assert run["patches"] > 0
     assert run["restarts"] == 0
+    shipped = load(MANIFESTS / "config.yaml").signal
+    played = load(result["kept"] / "proportional-scrape" / "sluice.yaml").signal
+    assert len(played.scrape.urls) == len(shipped.scrape.urls) == 1
+    assert played.scrape.meters
+    scrape = replace(played.scrape, urls=shipped.scrape.urls, meters=shipped.scrape.meters)
+    assert replace(played, scrape=scrape) == shipped
 
 
 @pytest.mark.realtime

@@ -72,7 +72,7 @@ async def fill_bus(nats: NatsServer, *, tamper: bool = False) -> None:
             message, headers = decode_message(line), dict(line.headers)
             msg_id = headers.pop(envelope.MSG_ID)
             if tamper and line.kind == "decision" and number > COUNT:
-                headers[envelope.TRACE], tamper = envelope.start_trace("another"), False
+                headers[envelope.TRACE], tamper = envelope.trace_message("another", {}), False
             await bus.publish(line.subject, message, msg_id=msg_id, headers=headers)
         letter = DeadLetter("sluice.sample.v1.x", "decision", "not JSON", "bm8=", 3)
         await bus.publish(bus.subjects.dead("decision"), letter, msg_id="a dead letter")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.units import Rate
-from services.actuator.ownership import parse_record
+from services.actuator.ownership import find_record
 from services.kube.objects import Pod
 from tests.support.kube.objects import TARGET, after, deployment, order, plan_of, pod, record
 
@@ -42,7 +42,7 @@ def test_the_sum_never_exceeds_the_limit(
     patched = {uid: one for uid, one in pods.items() if not one.is_terminating}
     assert total(patched) <= limit
     for one in patched.values():
-        kept = parse_record(one)
+        kept = find_record(one)
         assert one.limit is not None
         assert kept is None or kept.limit in (limit, 40_000)
 

@@ -18,7 +18,7 @@ from schemas.messages import (
     encode,
 )
 from schemas.units import Rate
-from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, continue_trace, start_trace
+from services.bus.envelope import MSG_ID, SAMPLE_SEQ, TRACE, trace_message
 from services.bus.subjects import Subjects
 from services.control import Controller
 from services.tools.common.recording import RecordedMessage, RecordingWriter, build_header, build_message
@@ -112,7 +112,7 @@ def stream(
 
 def sample_line(sample: Sample, seq: int, published: int | None = None) -> RecordedMessage:
     """A sample as the sampler publishes it, by default 5 ms after its window."""
-    headers = {MSG_ID: sample.id, TRACE: start_trace(sample.id)}
+    headers = {MSG_ID: sample.id, TRACE: trace_message(sample.id, {})}
     subject = SUBJECTS.sample(sample.domain)
     return build_message("sample", subject, seq, published or sample.end + 5_000_000, headers, encode(sample))
 
@@ -121,7 +121,7 @@ def decision_line(
     decision: Decision, seq: int, sample_seq: int, cause: str, published: int | None = None
 ) -> RecordedMessage:
     """A decision as the decision service publishes it, by default 2 ms after its sample."""
-    trace = continue_trace({TRACE: start_trace(cause)}, decision.id)
+    trace = trace_message(decision.id, {TRACE: trace_message(cause, {})})
     headers = {MSG_ID: decision.id, TRACE: trace, SAMPLE_SEQ: str(sample_seq)}
     subject = SUBJECTS.decision(decision.domain)
     return build_message("decision", subject, seq, published or decision.end + 7_000_000, headers, encode(decision))
@@ -150,7 +150,7 @@ def action_line(
         applied=done - 1_000_000,
     )
     msg_id = f"{action.id}:applied"
-    headers = {MSG_ID: msg_id, TRACE: continue_trace(cause.headers, msg_id)}
+    headers = {MSG_ID: msg_id, TRACE: trace_message(msg_id, cause.headers)}
     return build_message("action", SUBJECTS.action(decision.domain, target.target), seq, done, headers, encode(action))
 
 

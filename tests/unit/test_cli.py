@@ -1,5 +1,6 @@
 """The command line: help is written once, and listing commands loads none of them."""
 
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,24 @@ def test_listing_the_commands_imports_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "['services.decision.service']"]
+
+
+def test_a_command_says_which_extra_it_lacks() -> None:
+    """Sluice alone, as a Pod has it, ends no command of the simulated plant in a traceback."""
+    program = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('numpy', 'kmock', 'jsonpatch', 'grpc'))\n"
+        "from click.testing import CliRunner\n"
+        "from services.cli import main\n"
+        "for words in ('demo', 'plant', 'bench policies', 'bench fleet'):\n"
+        "    done = CliRunner().invoke(main, [*words.split(), '--help'])\n"
+        "    print(done.exit_code, done.output.strip())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert re.fullmatch(r"1 Error: \w+ needs the package \w+: pip install 'sluice\[factory\]'", line), line
 
 
 _HEAVY: dict[str, set[str]] = {

@@ -2,7 +2,7 @@
 
 Pods carry what is enforced; each part's reconciler writes those of its place.  What the workload carries enforces
 nothing: it tells people and other programs what the target may send in all.  So it follows at its own pace, and is
-worked out from what the Pods carry: every process that acts on a part finds the same, and all may write it.
+worked out from what the Pods carry, whoever limits them: the actuator that has the template's Lease writes it.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class SpreadTarget:
         target: Target,
         shared: Dependencies,
         placement: Placement,
-        is_acting: Callable[[], bool],
+        is_summing: Callable[[], bool],
     ) -> None:
         """Prepare; ``run`` keeps the sum.
 
@@ -61,11 +61,11 @@ class SpreadTarget:
             target: of it.
             shared: by all reconcilers.
             placement: knows the places, and learns of the nodes.
-            is_acting: whether this process sets the limit of a part.
+            is_summing: whether this process writes the sum.
         """
         self.domain, self.target = domain, target
         self._shared = shared
-        self._is_acting = is_acting
+        self._is_summing = is_summing
         self._awake = asyncio.Event()
         self._is_stopping = False
         self.observed = ObservedParts(
@@ -108,7 +108,11 @@ class SpreadTarget:
         while not self._is_stopping:
             self._awake.clear()
             began = time.perf_counter()
-            retry_s = await shared.survive(self.target.key, self._write_sum)
+            try:
+                retry_s = await self._write_sum()
+                shared.set_condition(f"{self.target.key} round", None)
+            except Exception as error:  # noqa: BLE001 - any of them would end the process, and the fail-safe of all
+                retry_s = await shared.recover(self.target.key, error)
             await asyncio.sleep(max(EVERY_S, _SHARE * (time.perf_counter() - began)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(retry_s):
@@ -124,7 +128,7 @@ class SpreadTarget:
         if (why is not None) != self._was_paused:
             self._was_paused = why is not None
             self._reporter.report_pause(workload, why)
-        if why is not None or not self._is_acting():
+        if why is not None or not self._is_summing():
             return None
         record = find_record(workload)
         if record is not None:

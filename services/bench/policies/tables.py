@@ -73,10 +73,16 @@ def encode_results(
     goals: Sequence[Goal],
     conditions: object = None,
     cases: Sequence[ScenarioSummary] = (),
+    speeds: Sequence[Goal] = (),
 ) -> bytes:
-    """The JSON of a bench of policies: conditions of the plant, every run, what they sum up to, and the goals."""
+    """The JSON of a bench of policies: conditions of the plant, every run, what they sum up to, and the goals.
+
+    What depends on the machine's speed is apart from them, last and on its own.
+    """
     file: dict[str, object] = {"conditions": conditions, "runs": outcomes, "summary": summary}
     if cases:
         file["cases"] = cases
     file["goals"] = goals_as_json(goals)
+    if speeds:
+        file["speed"] = goals_as_json(speeds)
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"

@@ -60,14 +60,14 @@ class BareHops:
             hops = cls(first, name, bodies)
             sending: set[asyncio.Task[None]] = set()
 
-            def pass_on(message: Msg | Exception) -> None:
-                if isinstance(message, Msg) and message.reply:
+            async def pass_on(message: Msg) -> None:
+                if message.reply:
                     task = asyncio.get_running_loop().create_task(second.send(f"{name}.second", bodies[1]))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
 
-            def arrive(message: Msg | Exception) -> None:
-                if isinstance(message, Msg) and message.reply and hops._arrived is not None:
+            async def arrive(message: Msg) -> None:
+                if message.reply and hops._arrived is not None:
                     hops._arrived.set_result(None)
 
             for hop, connection, take in (("first", second, pass_on), ("second", third, arrive)):
@@ -79,9 +79,9 @@ class BareHops:
                 }
                 await _request(connection, f"STREAM.CREATE.{stream}", desired | {"max_bytes": _MAX_BYTES})
                 await _request(connection, f"CONSUMER.CREATE.{stream}.bare", reader)
-                ask = await stack.enter_async_context(
-                    connection.subscribe_replies(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare", take)
-                )
+                requests = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.bare"
+                # Whoever waits for a message that no longer comes does so for a bounded time.
+                ask = await stack.enter_async_context(connection.subscribe_replies(requests, take, lambda _: None))
                 # One request for everything that will come: none is sent while a round is measured.
                 await ask(json.dumps({"batch": 1_000_000, "expires": 3600 * 10**9}).encode())
             yield hops

@@ -95,7 +95,7 @@ class Scraper:
             self.window.drop_old(end, time.monotonic())
             return f"{self.url}: {self._http.hide(str(error))}"
         self.window.drop_old(end, at)
-        if (count := self.window.count_with(page)) > _MOST_CHURN * self._max_lines:
+        if (count := len(self.window.series | page.counters.keys())) > _MOST_CHURN * self._max_lines:
             return f"{self.url}: {count} series within a window: their labels change from page to page"
         self.page = page
         self.window.add(end, at, page)

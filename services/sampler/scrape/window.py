@@ -27,7 +27,7 @@ or shows too much, and such a rise, make it doubtful.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from enum import Enum
 from itertools import pairwise
 from statistics import median
@@ -158,10 +158,6 @@ class PageWindow:
         """Read these workloads from the next page on, which were not read before."""
         self._unread = frozenset(workloads)
 
-    def count_with(self, page: ScrapedPage) -> int:
-        """How many series would be remembered with another page: more than it has where labels change."""
-        return len(self._last.keys() | page.counters.keys())
-
     def add(self, end: int, at: float, page: ScrapedPage) -> None:
         """Add the page that was read for the window ending at ``end``.
 
@@ -176,7 +172,13 @@ class PageWindow:
         for series, counts in page.counters.items():
             if series in self._last:
                 before = self._last[series][1]
-                self._judge(series, before, counts, end, at)
+                trail = self._trails.setdefault(series, CounterTrail())
+                # A page may have been without the series.
+                last = next(one for one in reversed(self._snapshots) if series in one.heights)
+                shown = (one.heights[series] for one in self._snapshots if series in one.heights)
+                verdict = trail.judge(before, counts, at - last.at, shown, steady=series.kind != "throughput")
+                if verdict is not Verdict.ONE:
+                    self._doubt(series, verdict, before[-1], counts[-1], end)
                 reset = counts[-1] < before[-1]
                 increases[series] = (
                     list(counts) if reset else [max(b - a, 0.0) for a, b in zip(before, counts, strict=True)]
@@ -209,19 +211,10 @@ class PageWindow:
         self._unreliable[key] = max(self._unreliable.get(key, (0, "")), (end + self._window, why))
         return False
 
-    def _judge(
-        self, series: CounterSeries, before: Sequence[float], after: Sequence[float], end: int, at: float
-    ) -> None:
-        """Remember when a step cannot have been counted by one process."""
-        trail = self._trails.setdefault(series, CounterTrail())
-        # A page may have been without the series.
-        last = next(one for one in reversed(self._snapshots) if series in one.heights)
-        heights = (one.heights[series] for one in self._snapshots if series in one.heights)
-        verdict = trail.judge(before, after, at - last.at, heights, steady=series.kind != "throughput")
-        if verdict is Verdict.ONE:
-            return
+    def _doubt(self, series: CounterSeries, verdict: Verdict, before: float, after: float, end: int) -> None:
+        """Remember a step that one process cannot have counted, or may not have."""
         several = verdict is Verdict.SEVERAL
-        why = (_SEVERAL if several else _DOUBTFUL).format(before=before[-1], after=after[-1])
+        why = (_SEVERAL if several else _DOUBTFUL).format(before=before, after=after)
         until = end + 1 if verdict is Verdict.PENDING else end + self._window * (_HELD if several else 1)
         if several and series.kind != "throughput":
             self._several = until, why
@@ -271,6 +264,11 @@ class PageWindow:
         """
         recent = {series.workload for series in self._last if series.kind == kind}
         return recent | {workload for newest, workload in self._newest if newest == kind}
+
+    @property
+    def series(self) -> Set[CounterSeries]:
+        """All series of the window: more than one page has where labels change."""
+        return self._last.keys()
 
     @property
     def present(self) -> set[str]:

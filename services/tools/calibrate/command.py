@@ -66,7 +66,8 @@ def command(
         console = TerminalConsole()
         for _, proposal in found:
             show_proposal(console, proposal)
-    is_known = all(any(figure.confidence != "none" for figure in one.figures) for _, one in found)
+    # The least limit is kept as it is configured, whatever was recorded.
+    is_known = all(any(one.confidence != "none" and one.setting != "min" for one in each.figures) for _, each in found)
     source.exit(ok=bool(found) and is_known and not readings.unknown and not readings.unreadable)
 
 

@@ -23,6 +23,8 @@ _STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
 """What an objective is rounded up to, within each power of ten."""
 _LEAST_S = 0.0005
 """Hosts' own timers break a tighter objective."""
+_MOST_S = 60.0
+"""A latency of more is a fault of what measures it."""
 _FEW, _SOME, _MANY = 20, 100, 1000
 """Windows without a queue: fewer than the first tell nothing, from the others on confidence is medium and high."""
 
@@ -58,6 +60,8 @@ def propose_objective(
     if len(values) < _FEW:
         return propose(None, "none", f"{len(values)} windows without a queue, {_FEW} needed")
     usual = quantile_of(values, _RARE)
+    if usual > _MOST_S:
+        return propose(None, "none", f"without a queue it was {format_ms(usual)} ms: no link delays by that much")
     seconds = max(_ROOM * usual, _LEAST_S)
     power = 10.0 ** floor(log10(seconds))
     step = next(one for one in _STEPS if seconds <= one * power * (1 + 1e-9))

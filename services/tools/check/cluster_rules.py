@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct, convert
 
 from schemas.domain import Domain, Target
-from services.actuator.ownership import parse_record, pause_reason, resume_command
+from services.actuator.ownership import find_record, pause_reason, resume_command
 from services.kube.objects import BANDWIDTH
 from services.kube.workloads import OtherOwner, derive_kind, known_kind
 from services.tools.check.network_policies import admits
@@ -308,7 +308,7 @@ def _check_ownership(target: Target, deployment: Object) -> Iterator[Finding]:
     if paused is not None:
         text = f"it is paused: {paused}{_describe_setter(deployment)}; to resume: {resume_command(seen)}"
         yield Finding("error", where, text + _describe_gitops(deployment))
-    elif seen.bandwidth is not None and parse_record(seen) is None:
+    elif seen.bandwidth is not None and find_record(seen) is None:
         text = (
             f"{BANDWIDTH} is {seen.bandwidth} already{_describe_setter(deployment)}: Sluice takes it over and "
             "remembers it, and `sluice restore` puts it back; a client that sets it again pauses the target"

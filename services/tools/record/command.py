@@ -251,7 +251,7 @@ def _record_from_prometheus(config: Config, url: str, request: RecordRequest, ou
         async for sample in backfill.read_samples(adapted, since, until):
             if not request.domains or sample.domain in request.domains:
                 # As it would have been published at the end of its window.
-                headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.start_trace(sample.id)}
+                headers = {envelope.MSG_ID: sample.id, envelope.TRACE: envelope.trace_message(sample.id, {})}
                 seq = recorder.counts["sample"] + 1
                 subject = subjects.sample(sample.domain)
                 recorder.write(build_message("sample", subject, seq, sample.end, headers, encode(sample)))

@@ -19,7 +19,7 @@ from schemas.units import Duration
 from services.actuator.dependencies import Dependencies
 from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import parse_record
+from services.actuator.ownership import find_record
 from services.actuator.reconciler import Reconciler
 from services.kube.changes import Listed
 from services.kube.client import KubeClient
@@ -196,7 +196,7 @@ async def test_a_cut_is_not_restarted_by_a_decision_that_goes_no_deeper(bench: B
     await until(lambda: bench.acknowledged == [1, 2])
     # Each object once; requests in flight at the same time arrive in any order.
     assert sorted(bench.api.patches) == [("app", "10M"), *sorted((f"app-1-{number}", "250k") for number in range(PODS))]
-    records = [parse_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
+    records = [find_record(obj) for obj in bench.api.objects.values() if isinstance(obj, Pod | Deployment)]
     assert {one.end for one in records if one is not None} == {NOW + 1}
 
 

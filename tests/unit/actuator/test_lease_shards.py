@@ -3,15 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import convert
 
 from schemas.config import Kubernetes
-from schemas.units import Duration
-from services.actuator.lease import Charge, Lease, LeaseKeeper
+from schemas.domain import Critical, Domain, Target
+from schemas.units import Duration, Rate
+from services.actuator.dependencies import Dependencies
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox
+from services.actuator.shards.lease import Charge, Lease, LeaseKeeper
+from services.actuator.target_set import TargetSet
+from services.kube.client import KubeClient
 from services.kube.objects import StaleObject
+from services.runtime.health import Health
 from tests.support.waiting import until
 
 CONFIG = Kubernetes(lease="sluice/actuator", lease_duration=Duration(10**9 // 2), shards=3)
@@ -87,3 +94,25 @@ def test_shards_need_a_lease() -> None:
     """Nobody could tell whose a shard is."""
     with pytest.raises(ValueError, match="shards: several need a lease"):
         Kubernetes(shards=2)
+
+
+@pytest.mark.parametrize("charge", list(Charge))
+async def test_the_sum_of_all_places_is_written_by_whoever_has_the_templates_lease(charge: Charge) -> None:
+    """Others that limit some of its parts leave it alone."""
+    client, health = cast("KubeClient", None), Health()
+    target = Target(deployment="app", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
+    template = Domain("line", (Critical("robot"),), (target,), per="node")
+    shared = Dependencies(
+        client=client,
+        outbox=ActionOutbox(),
+        events=EventRecorder(client),
+        set_note=health.set_note,
+        set_condition=health.set_condition,
+        process="one",
+        charge_of=lambda name: lambda _: charge if name == "line" else Charge.MINE,
+    )
+    targets = TargetSet(client, health, shared)
+    targets.define({"line": template})
+    targets.define({"line@node-1": template.build_instance("node-1", ())})
+    assert len(targets.reconcilers) == 1
+    assert targets.is_summing(target.key) is (charge is Charge.MINE)

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.units import Rate
-from services.actuator.ownership import KEY, PAUSED, RAISE_BACKLOG, parse_record, pause_reason, resume_command
+from services.actuator.ownership import KEY, PAUSED, RAISE_BACKLOG, find_record, pause_reason, resume_command
 from services.actuator.plan import Plan, share_per_pod
 from services.actuator.reporter import recover_actions
 from services.kube.objects import BANDWIDTH, Deployment
@@ -40,7 +40,7 @@ def test_nothing_is_written_twice() -> None:
         objects = [after(write.obj, write.operations) for write in plan.writes]
         main, *pods = objects
         assert plan_of(order(limit, end=limit), main, *pods).writes == ()  # type: ignore[arg-type]
-    found = [one.found if (one := parse_record(obj)) else None for obj in objects]
+    found = [one.found if (one := find_record(obj)) else None for obj in objects]
     assert found == ["44M", "10M", "10M"]
 
 

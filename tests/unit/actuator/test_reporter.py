@@ -12,7 +12,8 @@ from services.actuator.apply import apply_plan
 from services.actuator.kube_events import EventRecorder
 from services.actuator.observed import ObservedState
 from services.actuator.outbox import ActionOutbox, PendingAck
-from services.actuator.ownership import Extent, UnreadableRecord, build_patch, find_record, parse_record
+from services.actuator.ownership import KEY, Extent, build_patch, find_record, why_unreadable
+from services.actuator.plan import find_in_force
 from services.kube.changes import Listed, T, Updated
 from services.kube.objects import (
     BANDWIDTH,
@@ -25,7 +26,7 @@ from services.kube.objects import (
     WorkloadSpec,
 )
 from services.kube.selectors import Selector
-from tests.support.kube.objects import after, deployment, order, plan_of, pod, record
+from tests.support.kube.objects import TARGET, after, deployment, order, plan_of, pod, record
 
 
 def action(number: int, outcome: Outcome = "applied", cause: Cause = "decision", target: str = "default/app") -> Action:
@@ -294,17 +295,20 @@ def test_records_that_cannot_be_read() -> None:
     for text in ("x", "[]", '{"v": 1}', '{"v": "2"}', f"{{{complete.replace(': 1', ': ' + '9' * 20)}}}"):
         one = deployment("1M", text)
         assert find_record(one) is None
-        with pytest.raises(UnreadableRecord, match=r"sluice\.dev/limit"):
-            parse_record(one)
-    assert find_record(deployment("1M", f"{{{complete}}}")) is not None
+        assert (why_unreadable(one) or "").startswith(f"{KEY} cannot be read: ")
+    sound = deployment("1M", f"{{{complete}}}")
+    assert find_record(sound) is not None
+    assert why_unreadable(sound) is None
 
 
 def test_the_newest_record() -> None:
     """The latest sample counts, then the time of writing; records from the future are ignored."""
     old, new, again, ahead = (record("1M", 1_000, end=end, at=at) for end, at in ((1, 9), (5, 2), (5, 3), (99, 1)))
     none = record("1M", 1_000, end=None)
-    pods = [pod(1, "1M", one) for one in ("unreadable", old, new, again, ahead, none)]
-    extent = Extent("default/app")
-    assert extent.find_newest(deployment(), pods, 50) == again
-    assert extent.find_newest(deployment("1M", none), [pod(1)], 50) == none
-    assert extent.find_newest(None, [], 50) is None
+    pods = [pod(0, "1M", "unreadable"), *(pod(n, "1M", one) for n, one in enumerate((old, new, again, ahead, none), 1))]
+    for main, those, newest in ((deployment(), pods, again), (deployment("1M", none), [pod(1)], none)):
+        observed = ObservedState()
+        assert find_in_force(TARGET, Extent(TARGET.key), observed, 50) == (None, None)
+        observed.observe(Deployment, Listed((main,)))
+        observed.observe(Pod, Listed(tuple(those)))
+        assert find_in_force(TARGET, Extent(TARGET.key), observed, 50)[0] == newest

@@ -18,6 +18,7 @@ from services.bus.subjects import Subjects
 from services.kube.access import KubeConfigError
 from services.kube.client import KubeClient
 from services.kube.objects import NotFound, Rejected, StaleObject, Unavailable
+from services.resources.objects import PAUSED, BandwidthDomain, ResourceMeta
 from services.runtime.health import Health
 from tests.support.kube.objects import NOW, TARGET, after, deployment, order, pod, record
 from tests.support.waiting import PATIENCE_S
@@ -143,6 +144,22 @@ async def test_a_refused_look_up_is_tried_again_and_shown() -> None:
         bus: Any = Refusing(Denied("not yours"), ApiError(10008, "no quorum"))
         assert await actuator._fetch_last(bus, Decision, "sluice.decision.line") is None
     assert "no quorum" in health.problems["decisions"]
+
+
+async def test_every_instance_is_paused_with_its_definition() -> None:
+    """The annotation is on the resource, which stands for the limits on all nodes."""
+    template = Domain("floor/line", (Critical("robot-control"),), (TARGET,), per="node")
+    paused = BandwidthDomain(ResourceMeta("line", "floor", "u", "1", {PAUSED: "maintenance"}))
+    async with KubeClient.connect(Kubernetes(server="http://127.0.0.1:9")) as client:
+        actuator = Actuator(Config(domains=()), client, Health())
+        actuator.definitions.put(template, paused.source)
+        actuator.instances.see(template.name, {node: frozenset({node}) for node in ("n1", "n2")})
+        actuator._resources.watcher.resources[paused.source.key] = paused
+        reconcilers = actuator._targets.reconcilers
+        assert [one.extent.is_part for one in reconcilers.values()] == [True, True]
+        for name in (template.name, *(domain for domain, _ in reconcilers)):
+            assert "maintenance" in (actuator._find_pause(name) or ""), name
+        assert actuator._find_pause("another") is None
 
 
 async def test_the_bus_side_begins_again_whatever_happens_to_it() -> None:

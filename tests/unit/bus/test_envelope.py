@@ -15,8 +15,8 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 @given(st.text())
 def test_a_trace_begins_the_same_way_every_time(msg_id: str) -> None:
     """A message that is published again after a crash has the same ids, in W3C's format."""
-    first = envelope.start_trace(msg_id)
-    assert first == envelope.start_trace(msg_id)
+    first = envelope.trace_message(msg_id, {})
+    assert first == envelope.trace_message(msg_id, {})
     version, trace, span, flags = first.split("-")
     assert (version, len(trace), len(span), flags) == ("00", 32, 16, "01")
 
@@ -24,10 +24,10 @@ def test_a_trace_begins_the_same_way_every_time(msg_id: str) -> None:
 @given(st.text(), st.text())
 def test_a_trace_goes_on_with_a_span_of_its_own(one: str, other: str) -> None:
     """The trace id and the flags stay, the span is new for each message."""
-    child = envelope.continue_trace({"traceparent": PARENT}, one)
+    child = envelope.trace_message(one, {"traceparent": PARENT})
     assert child.split("-")[1] == PARENT.split("-")[1]
     assert child.split("-")[2] != PARENT.split("-")[2]
-    assert (child == envelope.continue_trace({"traceparent": PARENT}, other)) == (one == other)
+    assert (child == envelope.trace_message(other, {"traceparent": PARENT})) == (one == other)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_trace_goes_on_with_a_span_of_its_own(one: str, other: str) -> None:
 def test_a_cause_without_a_readable_trace_begins_one(parent: str | None) -> None:
     """An unreadable foreign header is not passed on."""
     headers = {} if parent is None else {"traceparent": parent}
-    assert envelope.continue_trace(headers, "m") == envelope.start_trace("m")
+    assert envelope.trace_message("m", headers) == envelope.trace_message("m", {})
 
 
 @pytest.mark.parametrize(

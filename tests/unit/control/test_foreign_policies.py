@@ -1,6 +1,8 @@
 """A policy of ten lines, in a package of its own, is used everywhere by its name; a broken one harms nobody."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,9 @@ from services.runtime.config_loader import ConfigError, parse
 from services.tools.replay import command as replay
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "factory-proportional.jsonl.zst"
-HALF = """
-from schemas.settings import Settings
-from services.control.policy import NoMemory, Proposal
-
-class Half:
-    version, memory_type, parameters_type = "half/1", NoMemory, Settings
-    def __init__(self, domain):
-        self.half = int(domain.capacity or 0) // 2
-    def propose(self, memory, seen, bounds):
-        return Proposal(self.half, "half of the link", memory)
-"""
+_PAGE = (Path(__file__).parents[3] / "docs" / "write-a-policy.md").read_text(encoding="utf-8")
+HALF, HALF_PROJECT = (re.search(f"```{kind}\n(.*?)```", _PAGE, re.DOTALL)[1] for kind in ("python", "toml"))  # type: ignore[index]
+"""The files that the page tells its reader to write."""
 BROKEN = """
 from schemas.settings import Settings
 from services.control.policy import NoMemory, Proposal
@@ -80,11 +74,17 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two installed packages: one with an entry point, one with classes only."""
     (tmp_path / "half_policy.py").write_text(HALF, encoding="utf-8")
     (tmp_path / "broken_policies.py").write_text(BROKEN, encoding="utf-8")
-    about = tmp_path / "half_policy-1.0.dist-info"
+    # What an installer makes of the page's pyproject.toml.
+    project = tomllib.loads(HALF_PROJECT)["project"]
+    about = tmp_path / f"half_policy-{project['version']}.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: half-policy\nVersion: 1.0\n", encoding="utf-8")
-    entries = "[sluice.policies]\nhalf = half_policy:Half\n"
-    (about / "entry_points.txt").write_text(entries, encoding="utf-8")
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(metadata, encoding="utf-8")
+    groups = project["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {at}\n" for name, at in each.items()) for group, each in groups.items()
+    ]
+    (about / "entry_points.txt").write_text("".join(lines), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 

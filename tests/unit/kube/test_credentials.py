@@ -4,12 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.kube.access import Access, KubeConfigError
-
-
-def read(path: Path) -> str | None:
-    """What a request would carry."""
-    return Access("https://api", token_file=str(path)).read_authorization()
+from services.kube.access import KubeConfigError, read_token
 
 
 @pytest.mark.parametrize(
@@ -27,13 +22,13 @@ def read(path: Path) -> str | None:
         (b"\x1b[31mred", "holds no token"),
     ],
 )
-def test_what_is_no_token_is_said_and_not_sent(content: bytes | None, why: str, tmp_path: Path) -> None:
+def test_what_is_no_token_is_reported_and_not_sent(content: bytes | None, why: str, tmp_path: Path) -> None:
     """An interrupted copy, an editor of another system, the wrong file."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(KubeConfigError, match=why) as error:
-        read(path)
+        read_token(str(path))
     assert str(path) in str(error.value)
     assert "evil" not in str(error.value).lower()
 
@@ -41,7 +36,7 @@ def test_what_is_no_token_is_said_and_not_sent(content: bytes | None, why: str, 
 def test_a_folder_is_no_token(tmp_path: Path) -> None:
     """A volume that was mounted one level too high."""
     with pytest.raises(KubeConfigError, match=r"cannot be read: .*directory"):
-        read(tmp_path)
+        read_token(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"abc.def", b"abc.def\n", b" abc.def \r\n", b"\xef\xbb\xbfabc.def"])
@@ -49,6 +44,6 @@ def test_a_token_may_be_written_in_several_ways(content: bytes, tmp_path: Path) 
     """With a byte order mark, spaces, or any end of the line; it is read anew for each request."""
     path = tmp_path / "token"
     path.write_bytes(content)
-    assert read(path) == "Bearer abc.def"
+    assert read_token(str(path)) == "Bearer abc.def"
     path.write_bytes(b"another")
-    assert read(path) == "Bearer another"
+    assert read_token(str(path)) == "Bearer another"

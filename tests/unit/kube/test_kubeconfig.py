@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.kube.access import KubeConfigError
+from services.kube.access import KubeConfigError, read_token
 from services.kube.kubeconfig import read_kubeconfig
 
 
@@ -33,7 +33,7 @@ def test_what_a_request_needs_is_read(tmp_path: Path) -> None:
     access = asyncio.run(read_kubeconfig(write(tmp_path, cluster, user)))
     assert (access.url, access.server_name, access.proxy) == ("https://api:6443", "kubernetes", "http://proxy:3128")
     assert access.is_verified
-    assert access.read_authorization() is None
+    assert (access.authorization, access.token_file) == (None, None)
     for path in (access.authority, access.certificate, access.key):
         assert path is not None
         assert Path(path).read_bytes() == b"pem"
@@ -52,10 +52,12 @@ def test_the_header_of_a_request(user: dict[str, Any], header: str, tmp_path: Pa
     (tmp_path / "token").write_text("first", encoding="ascii")
     access = asyncio.run(read_kubeconfig(write(tmp_path, {"insecure-skip-tls-verify": True}, user)))
     assert not access.is_verified
-    assert access.read_authorization() == header
-    if "tokenFile" in user:
+    if access.token_file is None:
+        assert access.authorization == header
+    else:
+        assert read_token(access.token_file) == header
         (tmp_path / "token").write_text("second", encoding="ascii")
-        assert access.read_authorization() == "Bearer second"
+        assert read_token(access.token_file) == "Bearer second"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "users: 1", "current-context: here", "contexts: [{}]", "\x00"])

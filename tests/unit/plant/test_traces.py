@@ -1,5 +1,7 @@
 """Traces of links and loads: three formats, and a clear error for each line that is in none."""
 
+import gzip
+import time
 from pathlib import Path
 from random import Random
 
@@ -62,6 +64,62 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, line: int, mistake: str)
     assert str(caught.value) == f"{tmp_path}/bad:{line}: {mistake}"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        RATE.replace("\n", "\r\n").encode(),
+        RATE.replace("\n", "\r").encode(),
+        RATE.replace("\n", " \t\n").encode() + b"\n  \n",
+        b"\xef\xbb\xbf" + RATE.encode(),
+    ],
+    ids=["CRLF", "CR", "blanks", "byte order mark"],
+)
+def test_other_systems_text_is_the_same_trace(tmp_path: Path, content: bytes) -> None:
+    """Ends of lines, trailing blanks and a byte order mark say nothing."""
+    (tmp_path / "link").write_bytes(content)
+    assert read_traces(tmp_path)[0].rates == (2000, 3000, *[4000] * 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (gzip.compress(RATE.encode(), mtime=0), "it is compressed; expected text in UTF-8"),
+        (RATE.encode("utf-16"), "it is text in UTF-16; expected text in UTF-8"),
+        (b"time,bytes\n", "it lasts less than a second, or its rate is always 0"),
+        (b"1 1\n1 2\n1 3\n", "it lasts less than a second, or its rate is always 0"),
+        (b"0 1e-300\n9 1e-300\n", "it lasts less than a second, or its rate is always 0"),
+        (b"0 1\n1e11 1\n", "it lasts 100,000,000,000 s; at most 604,800 s can be played"),
+        (b"0\n99999999999999\n", "it lasts 100,000,000,000 s; at most 604,800 s can be played"),
+    ],
+)
+def test_a_file_that_makes_no_trace_is_named(tmp_path: Path, content: bytes, mistake: str) -> None:
+    """Instead of being passed over, ending in a traceback, or filling the memory."""
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(TraceError) as caught:
+        read_traces(tmp_path)
+    assert str(caught.value) == f"{tmp_path}/bad: {mistake}"
+
+
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """A sparse file of gigabytes is an error like any other."""
+    with (tmp_path / "bad").open("wb") as file:
+        file.truncate(2**33)
+    with pytest.raises(TraceError, match=r"bad: it is larger than 64 MiB"):
+        read_traces(tmp_path)
+
+
+def test_a_time_without_an_offset_is_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is UTC, and not the time zone of the machine."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    (tmp_path / "load").write_text("2025-10-14T07:46:01,5\n2025-10-14T09:46:03+02:00,5\n", encoding="utf-8")
+    try:
+        assert read_traces(tmp_path)[0].seconds == 2
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_many_mistakes_of_several_files_are_reported_at_once(tmp_path: Path) -> None:
     """A few of each file; a trace without a rate is one, too."""
     write(tmp_path, many="0 1\n" + "1 x\n" * 9, idle="0 0\n9 0\n", short="0 1\n")
@@ -79,7 +137,7 @@ def test_many_mistakes_of_several_files_are_reported_at_once(tmp_path: Path) -> 
 def test_a_folder_without_traces_is_an_error(tmp_path: Path) -> None:
     """It would play nothing."""
     write(tmp_path, README="Traces are elsewhere.\n")
-    with pytest.raises(TraceError, match="there is no trace in it"):
+    with pytest.raises(TraceError, match="there is no trace in it; files in none of the formats: 1"):
         read_traces(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Calibration against recordings of a simulated link whose truth is known."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,49 @@ def test_a_recording_without_a_sample_proposes_nothing(tmp_path: Path) -> None:
     printed = CliRunner().invoke(main, ["calibrate", str(path), "--yaml"])
     written = yaml.safe_load(printed.stdout)
     assert [one["deployment"] for one in written["domains"][0]["targets"]] == ["telemetry-upload", "erp-dashboard"]
+
+
+def recorded_samples(path: Path, samples: Iterable[Sample]) -> Path:
+    """A recording of samples alone."""
+    return record(path, Config((DOMAIN,)), (sample_line(sample, seq) for seq, sample in enumerate(samples, 1)))
+
+
+def change(sample: Sample, critical: dict[str, Any], changes: dict[str, Any]) -> Sample:
+    """A sample of which each critical measure, and then the whole, is changed."""
+    measures = tuple(replace(one, **critical) for one in sample.critical)
+    return replace(sample, **({"critical": measures} | changes))
+
+
+@pytest.mark.parametrize(
+    ("critical", "changes", "why", "is_known"),
+    [
+        ({}, {"no_data": "no page"}, "no sample has data", False),
+        ({"missing": "gone"}, {}, "no sample has data", False),
+        ({}, {"critical": ()}, "no sample has data", False),
+        ({"throughput": 0, "recent": 0}, {}, "without a queue", True),
+        ({"throughput": None, "recent": None}, {}, "throughput was not measured: that of the critical workloads", True),
+        ({"p95": 1e9, "jitter": 1e9}, {"targets": ()}, "no link delays by that much", False),
+    ],
+    ids=["nothing", "no latency", "no workload", "no critical traffic", "no throughput", "absurd latency"],
+)
+def test_a_strange_recording_says_what_is_missing(
+    tmp_path: Path, critical: dict[str, Any], changes: dict[str, Any], why: str, is_known: bool
+) -> None:
+    """In every form, without a traceback; the exit code says whether anything was proposed."""
+    samples = [change(one, critical, changes) for one in recorded(seconds=20).samples]
+    path = str(recorded_samples(tmp_path / "odd.rec", samples))
+    done = {form: CliRunner().invoke(main, ["calibrate", path, *form]) for form in ((), ("--json",), ("--yaml",))}
+    assert [one.exit_code for one in done.values()] == [0 if is_known else 1] * 3, done[()].output
+    assert why in " ".join(done[()].output.split())
+
+
+@pytest.mark.parametrize("chosen", [slice(5, 6), slice(5, 7), slice(None, None, -1)], ids=["one", "two", "backwards"])
+def test_too_few_samples_propose_nothing(tmp_path: Path, chosen: slice) -> None:
+    """The least limit is kept as it is configured: that is no proposal."""
+    path = recorded_samples(tmp_path / "few.rec", recorded(seconds=20).samples[chosen])
+    done = CliRunner().invoke(main, ["calibrate", str(path)])
+    assert done.exit_code == 1, done.output
+    assert "windows without a queue, 20 needed" in done.output
 
 
 def test_names_cannot_leave_their_comment(tmp_path: Path) -> None:

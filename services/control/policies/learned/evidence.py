@@ -4,6 +4,8 @@ What did not come from the shared queue must not be blamed on it.  A queue at th
 workload, so the least rise over the workloads is its sign.  A host that stalls, or outliers, raise some of them only.
 """
 
+from operator import sub
+
 from msgspec import Struct
 
 from services.control.allocation import FULL
@@ -72,61 +74,74 @@ class Evidence(Struct, frozen=True, gc=False):
     """An SLO is broken, but some workload does not feel it: a host stalled, and no shared queue."""
     recovers: bool
     """The window still sees a spike, but no queue has shown since, although the cut has shown in full."""
+    quiet: bool
+    """There is neither a queue nor a new violation: nothing shows where the knee is."""
+    default_lesson: str
+    """What the sample is called if it teaches nothing: ``steady``, ``settles``, ``host stalled``."""
 
 
 def gather_evidence(
     memory: LearnedMemory, seen: Observation, bounds: Bounds, parameters: LearnedParameters, forecaster: LoadForecaster
 ) -> Evidence:
     """Compare a sample with the memory; ``bounds`` are those of all pods together."""
-    seconds, stress = seen.period / _SECOND, seen.stress or 0.0
-    # Without medians, the stress replaces them.
-    medians = seen.medians or (stress,)
-    recent_p50 = min(medians)
-    gain = memory.gain.value
-    # How much was sent.  While a queue throttles the critical load it is at least the last one, and while it
-    # is not measured, at its peak.
-    if seen.critical_recent is None:
-        # Never the default itself: it is left out of the JSON, and is another object when it comes back.
-        critical_load = max(memory.load.last, memory.load.peak, 0.0) or 0.0
-    else:
-        critical_load = seen.critical_recent / gain
+    # The hot part of every proposal: comparisons are written out, because calls would cost several times as much.
+    end, period, violated, limit, gain = seen.end, seen.period, seen.violated, bounds.limit, memory.gain.value
+    stress = seen.stress or 0.0
+    medians = seen.medians or (stress,)  # Without medians, the stress replaces them.
+    recent_p50 = medians[0] if len(medians) == 1 else min(medians)
+    # What was sent: at least the last load while a queue throttles it, its peak while it is not measured.
+    throughput, measured = None, seen.critical_recent is not None
+    if seen.critical_recent is not None:
+        critical_load = flowed = seen.critical_recent / gain
         if recent_p50 > 1 or memory.recent_p50 > 1:
             critical_load = max(critical_load, memory.load.last, 0.0)
-    best_effort = None if seen.target_recent is None else seen.target_recent / gain
-    sent = bounds.limit if best_effort is None or seen.violated else min(best_effort, bounds.limit)
-    throughput = None
-    if (
-        best_effort is not None
-        and seen.medians is not None
-        and (seen.critical_recent is not None or critical_load == 0)
-    ):
-        throughput = (seen.critical_recent or 0) / gain + best_effort
-    full = bounds.full or (gain < 1 and best_effort is not None and best_effort > FULL * bounds.limit)
-    surge, rises, rose = forecaster.compare(memory.load, critical_load, seen.end - 2 * seen.period)
+    else:
+        # Never the default itself: it is left out of the JSON, and is another object when it comes back.
+        critical_load, flowed = max(memory.load.last, memory.load.peak, 0.0) or 0.0, 0.0
+    full, sent = bounds.full, float(limit)
+    if seen.target_recent is not None:
+        best_effort = seen.target_recent / gain
+        if best_effort <= limit and not violated:
+            sent = best_effort
+        if seen.medians is not None and (measured or critical_load == 0):
+            throughput = flowed + best_effort
+        full = full or (gain < 1 and best_effort > FULL * limit)
+    # How the critical load compares with the forecast, with the period before, and with what is unrest.
+    history, noticeable, surge, rises = memory.load, forecaster.noticeable, False, False
+    rose = history.restless >= end - 2 * period
+    if history.last >= 0:
+        surge = measured and critical_load > history.peak + noticeable
+        rises = critical_load > history.last + noticeable
+        rose = rose or critical_load - history.last > forecaster.unrest
     # Whether there is a queue.
-    # A knee that was seen falling is expected to be met again: a smaller rise will do.
-    touch = parameters.hesitate if memory.knee.falls else parameters.touch
+    hesitate = parameters.hesitate
+    touch = hesitate if memory.knee.falls else parameters.touch  # A falling knee is expected to be met again.
     if seen.medians is None:
         touch *= _BLURRED
-    usual = memory.usual
-    tail = seen.shared_p95 - memory.tail if memory.tail else 0.0
-    rise = min([one - usual[i] for i, one in enumerate(medians)]) if len(usual) == len(medians) else 0.0
+    rise = min(map(sub, medians, memory.usual)) if len(memory.usual) == len(medians) else 0.0
+    probes = memory.knee.step > 0 and memory.tail
+    tail = seen.shared_p95 - memory.tail if probes and rise > hesitate / 2 else 0.0
+    begins = tail > parameters.tail
+    queued = rise > touch or begins
     stands = recent_p50 > 1 and memory.recent_p50 > 1 and recent_p50 > 0.9 * memory.recent_p50
-    # Whether the sample shows the limits in force: not traffic from before a cut, and not a violation that
-    # only shrinks, with no queue left.
-    settling = seen.end - seen.window < memory.settles
-    ended = stress <= memory.stress and memory.stress > 1 >= max(recent_p50, memory.recent_p50) and seen.lost <= 0
-    # The last tenth of a second decides the window's P95: it shows a queue a period before the last period's median.
-    begins = memory.knee.step > 0 and tail > parameters.tail and rise > parameters.hesitate / 2
-    stalled = seen.violated and seen.lost <= 0 and seen.shared_p95 < parameters.shaken and rise <= touch
-    current = not settling and not ended and not stalled
+    # Whether the sample shows the limits in force.
+    settling = end - seen.window < memory.settles
+    stalled, new_violation, near_violation, shaken = False, False, False, stress > parameters.shaken
+    if violated or shaken:
+        stalled = violated and seen.lost <= 0 and seen.shared_p95 < parameters.shaken and rise <= touch
+        current = not settling and not stalled and not _is_ending(memory, seen, stress, recent_p50)
+        new_violation, near_violation = violated and current, shaken and current
     # By position, in the order of the fields: names would cost a tenth of the whole proposal.
     return Evidence(
-        stress, seconds, critical_load, critical_load + sent, critical_load + bounds.level, throughput, full,
-        full and (bounds.hungry or (not bounds.full and bounds.limit < bounds.max)), medians, recent_p50, rise,
-        memory.rise, rise > touch or begins, tail if begins else 0.0, stands,
-        surge and seen.critical_recent is not None, rises, rose, seen.violated and current,
-        stress > parameters.shaken and current, settling, (not seen.violated or stalled) and not settling,
-        stalled,
-        memory.spiked > 0 and seen.end >= memory.settles and rise <= parameters.hesitate,
+        stress, period / _SECOND, critical_load, critical_load + sent, critical_load + bounds.level, throughput, full,
+        full and (bounds.hungry or (not bounds.full and limit < bounds.max)), medians, recent_p50, rise, memory.rise,
+        queued, tail if begins else 0.0, stands, surge, rises, rose, new_violation, near_violation, settling,
+        (not violated or stalled) and not settling, stalled,
+        memory.spiked > 0 and end >= memory.settles and rise <= hesitate,
+        not (queued or new_violation or stands), "host stalled" if stalled else "settles" if settling else "steady",
     )  # fmt: skip
+
+
+def _is_ending(memory: LearnedMemory, seen: Observation, stress: float, recent_p50: float) -> bool:
+    """Whether a violation only shrinks, with no queue left."""
+    return stress <= memory.stress and memory.stress > 1 >= max(recent_p50, memory.recent_p50) and seen.lost <= 0

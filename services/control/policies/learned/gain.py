@@ -50,6 +50,9 @@ def follow_gain(gain: Gain, seen: float, limit: int, end: int) -> Gain:
         end: of the period, ns.
     """
     share = seen / limit
+    if share >= _MOST and gain.value == 1 and not gain.steady:
+        # The usual case: the limit is filled, and nothing is new.
+        return gain
     if not _LEAST * gain.value < share < _MOST * gain.value:
         # The gain is no less than what was seen.
         value = min(max(gain.value, share), 1.0)
@@ -61,9 +64,9 @@ def follow_gain(gain: Gain, seen: float, limit: int, end: int) -> Gain:
         return Gain(gain.value, share, limit, 1, gain.tried, limit)
     if abs(limit - gain.limit) > 0.8 * _DIP * gain.limit:
         return Gain(share, tried=gain.tried)
-    if gain.steady == _STEADY and (not gain.tried or end - gain.tried > _AGAIN):
-        return Gain(gain.value, gain.share, gain.limit, gain.steady, end, limit)
-    return Gain(gain.value, gain.share, gain.limit, min(gain.steady + 1, _STEADY), gain.tried, limit)
+    due = gain.steady == _STEADY and (not gain.tried or end - gain.tried > _AGAIN)
+    tried = end if due else gain.tried
+    return Gain(gain.value, gain.share, gain.limit, min(gain.steady + 1, _STEADY), tried, limit)
 
 
 def tested_limit(gain: Gain, end: int, period: int) -> float:

@@ -35,7 +35,7 @@ _LONGEST = 10.0
 """Seconds for which a fall is expected to go on at most, or twice as long as it took to be seen."""
 _CLEAR = 8
 """Steps without a queue after which a probe climbs twice as fast: the knee is not where it was."""
-_PASSED = 0.997
+PASSED = 0.997
 """Share of a load that flowed without a queue which is safe: measurements differ by a little."""
 
 
@@ -85,7 +85,7 @@ class KneeEstimator:
 
     def reference_of(self, knee: Knee) -> float:
         """What shares are of, kbit/s: the capacity, or the knee where it was met below that."""
-        return min(self._capacity, knee.total) if knee.met else self._capacity
+        return knee.total if knee.met and knee.total < self._capacity else self._capacity
 
     def on_touch(self, knee: Knee, total: float, excess: float, end: int) -> Knee:
         """A queue began to form under ``total``, which was about ``excess`` (a share) too much."""
@@ -143,9 +143,9 @@ class KneeEstimator:
 
     def on_passed(self, knee: Knee, total: float) -> Knee:
         """A load of ``total`` has flowed for some periods without a queue: the knee is not below it."""
-        if knee.total >= _PASSED * total:
+        if knee.total >= PASSED * total:
             return knee
-        return Knee(_PASSED * total, knee.met, knee.rest, knee.step, knee.began, knee.found, knee.falls, knee.until)
+        return Knee(PASSED * total, knee.met, knee.rest, knee.step, knee.began, knee.found, knee.falls, knee.until)
 
     def follow_fall(self, knee: Knee, seconds: float, end: int) -> Knee:
         """Lower the estimate by what the knee fell in ``seconds``, before it is met again."""

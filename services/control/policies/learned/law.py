@@ -29,7 +29,7 @@ from schemas.link import LinkEstimate
 from services.control.observation import Observation
 from services.control.policies.learned.evidence import Evidence, gather_evidence
 from services.control.policies.learned.gain import follow_gain, tested_limit
-from services.control.policies.learned.knee import Knee, KneeEstimator
+from services.control.policies.learned.knee import PASSED, Knee, KneeEstimator
 from services.control.policies.learned.load_forecast import (
     LoadForecaster,
     LoadHistory,
@@ -68,6 +68,8 @@ _SERIES = 120.0
 """Seconds within which a violation belongs to the one before."""
 _SUDDEN = 4.0
 """A stress so many times the median's rise came too suddenly for a load at rest: as if a host had stalled."""
+_SETTLES = 500_000_000
+"""Time beyond the next period in which a cut shows in full, ns."""
 _DOUBTFUL = 3
 """Touches that a lower load did not change, after which latency itself has risen."""
 
@@ -93,7 +95,8 @@ class Law:
         self._parameters = parameters
         self._slo = slo
         self._capacity = capacity
-        self._scale = scale
+        self.scale = scale
+        self._hesitate, self._small = parameters.hesitate, parameters.hesitate / 2
         self._knee = KneeEstimator(parameters.knee, capacity)
         self._load = LoadForecaster(parameters.load, capacity)
 
@@ -107,22 +110,23 @@ class Law:
         evidence = gather_evidence(memory, seen, bounds, self._parameters, self._load)
         load = self._load.follow(memory.load, evidence.critical_load, end, evidence.seconds, evidence.clean)
         knee, lesson, doubt = self._learn_knee(memory, evidence, end)
-        knee, lesson, blame = self._doubt_blame(memory, evidence, knee, lesson, end)
-        knee, broke = self._wait_longer(memory, knee, lesson, evidence, seen)
+        left = 1 - evidence.seconds / _BROKE
+        blame, broke = memory.blame, memory.broke * (left if left > 0 else 0.0)
+        if knee.met == end or evidence.stands or blame.excused > end:
+            knee, lesson, blame = self._doubt_blame(memory, evidence, knee, lesson, end)
+            knee, broke = self._wait_longer(memory, knee, lesson, broke, seen)
         margin, load = self._learn_margin(memory, load, evidence, seen, knee)
         if (evidence.load_rises and evidence.new_violation) or (evidence.surge and evidence.near_violation):
             load = self._load.on_surge(load, memory.load.last, end, expected=not evidence.surge)
-        settles = end + seen.period + int(_SECOND / 2) if evidence.new_violation else memory.settles
-        waits = end + 2 * seen.period if lesson == "touched" else memory.waits
         # A season is kept in units of the scale.
-        season = memory.season if memory.scale == self._scale else Season()
+        season = memory.season if memory.scale == self.scale else Season()
         if load.last > 0:
             season = follow_season(season, load.last, load.peak, end, self._capacity)
         passed: tuple[float, ...] = ()
         tail, gain, usual = memory.tail, memory.gain, evidence.medians if lesson == "latency rose" else memory.usual
         if evidence.clean and not evidence.queued:
             tail += (seen.shared_p95 - tail) * (0.1 if tail else 1.0)
-            usual = _follow_usual(usual, evidence.medians, self._parameters.hesitate / 2)
+            usual = _follow_usual(usual, evidence.medians, self._small)
             knee, passed = self._learn_passed(knee, memory.passed, evidence)
             knee, lesson = self._probe(knee, load, season, evidence, end, lesson)
             if seen.target_recent is not None and bounds.limit:
@@ -131,20 +135,23 @@ class Law:
             coming = max(load.last, byte_to_load(forecast_season(season), self._capacity))
         else:
             coming = self._load.forecast(memory.load, load)
-        budget = self._budget(knee, coming, margin, evidence, bounds)
+        budget = self._budget(knee, coming, margin, evidence, bounds.limit)
         if gain.steady:
             budget = min(budget, tested_limit(gain, end, seen.period))
-        budget /= pods
-        reason = f"{lesson}: safe total {knee.total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
-        spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
+        spikes, last_spike, spiked = memory.spikes, memory.last_spike, 0.0 if evidence.clean else memory.spiked
+        if not evidence.quiet or knee.met == end:
+            spikes, last_spike, spiked = self._count_spikes(memory, evidence, knee, lesson, end)
         kept = LearnedMemory(
-            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, evidence.stress, settles,
-            waits, spiked, spikes, last_spike, doubt, pods, passed, gain, self._scale, memory.distrusted, blame, broke,
+            knee, load, season, margin, usual, tail, evidence.recent_p50, evidence.rise, evidence.stress,
+            end + seen.period + _SETTLES if evidence.new_violation else memory.settles,
+            end + 2 * seen.period if lesson == "touched" else memory.waits,
+            spiked, spikes, last_spike, doubt, pods, passed, gain, self.scale, memory.distrusted, blame, broke,
             evidence.throughput or 0.0,
         )  # fmt: skip
-        headroom = int(knee.total - coming - margin)
-        link = LinkEstimate(int(knee.total), int(coming), int(margin), headroom, lesson, knee.met)
-        return Proposal(int(max(budget, bounds.min / pods)), reason, kept, link)
+        total = knee.total
+        reason = f"{lesson}: safe total {total / 1000:.1f}M, critical load to come {coming / 1000:.1f}M"
+        link = LinkEstimate(int(total), int(coming), int(margin), int(total - coming - margin), lesson, knee.met)
+        return Proposal(int(max(budget / pods, bounds.min / pods)), reason, kept, link)
 
     def _count_spikes(
         self, memory: LearnedMemory, evidence: Evidence, knee: Knee, lesson: str, end: int
@@ -166,10 +173,11 @@ class Law:
             known = Knee(min(evidence.allowed_load, self._parameters.near * self._capacity))
         if known.falls:
             known = self._knee.follow_fall(known, evidence.seconds, end)
-        knee, lesson = self._take_lesson(memory, known, evidence, end)
-        doubt = memory.doubt
+        knee, lesson, doubt = known, evidence.default_lesson, memory.doubt
+        if not evidence.quiet:
+            knee, lesson = self._take_lesson(memory, known, evidence, end)
         # Count touches that a lower load does not change: under a queue it would.
-        if evidence.rise <= self._parameters.hesitate or evidence.new_violation:
+        if evidence.rise <= self._hesitate or evidence.new_violation:
             doubt = _NO_DOUBT
         elif lesson in ("touched", "fell"):
             if not doubt.touches:
@@ -183,10 +191,9 @@ class Law:
         return knee, lesson, doubt
 
     def _wait_longer(
-        self, memory: LearnedMemory, knee: Knee, lesson: str, evidence: Evidence, seen: Observation
+        self, memory: LearnedMemory, knee: Knee, lesson: str, broke: float, seen: Observation
     ) -> tuple[Knee, float]:
         """Probe more rarely where the knee is not met without breaking an SLO; and how often it was of late."""
-        broke = memory.broke * max(1 - evidence.seconds / _BROKE, 0.0)
         if lesson in ("not the load", "latency rose"):
             return knee, 0.0
         if knee.met != seen.end or not seen.violated:
@@ -239,7 +246,7 @@ class Law:
         ):
             return self._touch(knee, evidence.total_load, evidence, end), "touched"
         if not evidence.new_violation:
-            return knee, "host stalled" if evidence.stalled else "settles" if evidence.settling else "steady"
+            return knee, evidence.default_lesson
         near = not excused and evidence.total_load > _NEAR * knee.total
         often = near and memory.spikes >= _OFTEN and end - memory.last_spike < _AGAIN * _SECOND
         # A knee that broke an SLO when it was met, not long ago, has more likely moved on than a host stalled.
@@ -258,7 +265,10 @@ class Law:
         if evidence.throughput is None:
             return knee, ()
         passed = (*passed[-3:], evidence.throughput)
-        return (self._knee.on_passed(knee, min(passed)) if len(passed) == 4 else knee), passed
+        # The least of four loads is worth finding only if the last one is above what is known to be safe.
+        if len(passed) == 4 and knee.total < PASSED * evidence.throughput:
+            knee = self._knee.on_passed(knee, min(passed))
+        return knee, passed
 
     def _touch(self, knee: Knee, total: float, evidence: Evidence, end: int) -> Knee:
         # As if the queue had grown from nothing within the period: its median is half of it.
@@ -270,16 +280,18 @@ class Law:
     ) -> tuple[float, LoadHistory]:
         """The margin, and the load with a burst that was answered."""
         margin = memory.margin
-        if not self._load.is_past_burst(load, seen.end):
+        if not load.before or not self._load.is_past_burst(load, seen.end):
             least = self._parameters.margin * self._knee.reference_of(knee)
-            stair = self._load.measure_stair(memory.load, load)
-            if stair < self._parameters.stair * self._capacity:
-                least = max(least, stair)
+            if memory.load.before:
+                stair = self._load.measure_stair(memory.load, load)
+                if stair < self._parameters.stair * self._capacity:
+                    least = max(least, stair)
             if knee.met == seen.end and evidence.new_violation and not memory.knee.step:
                 # The knee came to meet a load at rest: the capacity moves by more than the margin.
                 most = self._parameters.margin_max * self._knee.reference_of(knee)
                 margin = min(margin + self._parameters.eta * self._knee.reference_of(knee), most)
-            return max(least, margin * (1 - evidence.seconds / self._parameters.forget)), load
+            margin *= 1 - evidence.seconds / self._parameters.forget
+            return margin if margin > least else least, load
         # By how much the margin was too small, as if the burst's queue had grown within half a period.  A burst
         # that lasted longer than two periods, or that no margin covers, adds the least.
         shortfall = seen.p95 * self._slo / (seen.period / _SECOND / 2) * knee.total
@@ -296,51 +308,56 @@ class Law:
         """Probe the knee again when it is time, the load is steady, and best effort fills its limits."""
         if not evidence.hungry or load.restless == end or not self._load.is_near_peak(load):
             return self._knee.pause_probe(knee), lesson
+        begins = knee.met > 0 and not knee.step
+        if begins and not self._knee.is_due(knee, end):
+            return knee, lesson
         margin = self._parameters.margin * self._knee.reference_of(knee)
-        if knee.met and not knee.step:
+        if begins and not self._knee.is_urgent(knee, end):
             # A probe begins when it is due and nothing moves, or the knee was met far from where it may be.  A
             # candidate for a season is heeded before it is trusted.
             room = load.last + margin
-            if not self._knee.is_due(knee, end) or not (
-                self._knee.is_urgent(knee, end)
-                or (
-                    self._load.is_calm(load, end)
-                    and not (season.period and byte_to_load(forecast_season(season), self._capacity) > room)
-                )
+            if not self._load.is_calm(load, end) or (
+                season.period and byte_to_load(forecast_season(season), self._capacity) > room
             ):
                 return knee, lesson
-        hesitate = self._parameters.hesitate
-        if evidence.rise > hesitate or min(evidence.rise, evidence.rise_before) > hesitate / 2:
+        if evidence.rise > self._hesitate or min(evidence.rise, evidence.rise_before) > self._small:
             return knee, "waits"
         step = min(self._parameters.knee.step, self._slo / (1.6 * evidence.seconds)) * knee.total
         if not knee.met and evidence.total_load < self._parameters.near * self._capacity:
             step = self._parameters.explore * self._capacity * evidence.seconds
         # An estimate of the capacity says nothing of how far the knee may be.
-        near = inf if self._scale else _LAST * self._capacity
+        near = inf if self.scale else _LAST * self._capacity
         probed = self._knee.step_probe(knee, evidence.allowed_load, margin, step, near)
         return probed, "probes" if knee.met else "explores"
 
-    def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, bounds: Bounds) -> float:
+    def _budget(self, knee: Knee, coming: float, margin: float, evidence: Evidence, limit: int) -> float:
         """Room under the knee, kbit/s; small changes are not made unless the knee is being sought."""
         reference = self._knee.reference_of(knee)
         room = knee.total - coming - (self._parameters.margin * reference if knee.step else margin)
-        # The rate at which the queue has to shrink to be drained in time.
-        drain = evidence.recent_p50 * self._slo * knee.total / self._parameters.drain
         if evidence.new_violation:
             # What a surge queued up is drained on top of making room.
-            return min(room - (drain if evidence.surge else 0.0), bounds.limit / 2)
+            return min(room - (self._drain(knee, evidence) if evidence.surge else 0.0), limit / 2)
         if evidence.recovers:
             return room
         if not evidence.clean or evidence.queued:
-            return min(room - (drain if evidence.recent_p50 > 1 else 0.0), bounds.limit)
-        up = 0.0 if knee.step else self._parameters.up * reference
-        if knee.met and -self._parameters.down * reference < room - bounds.limit < up:
-            return bounds.limit
+            return min(room - (self._drain(knee, evidence) if evidence.recent_p50 > 1 else 0.0), limit)
+        if knee.met:
+            up = 0.0 if knee.step else self._parameters.up * reference
+            if -self._parameters.down * reference < room - limit < up:
+                return limit
         return room
+
+    def _drain(self, knee: Knee, evidence: Evidence) -> float:
+        """The rate at which the queue has to shrink to be drained in time, kbit/s."""
+        return evidence.recent_p50 * self._slo * knee.total / self._parameters.drain
 
 
 def _follow_usual(usual: tuple[float, ...], medians: tuple[float, ...], small: float) -> tuple[float, ...]:
     """The usual medians after a calm period: small rises are followed within seconds, larger ones within minutes."""
     if len(usual) != len(medians):
         return medians
-    return tuple([old + (new - old) * (0.1 if new - old < small else 0.01) for old, new in zip(usual, medians)])  # noqa: B905
+    followed = []
+    for i, old in enumerate(usual):
+        change = medians[i] - old
+        followed.append(old + change * (0.1 if change < small else 0.01))
+    return tuple(followed)

@@ -26,8 +26,8 @@ from msgspec.structs import replace
 from schemas.settings import Seconds, Settings, Share, between
 
 _SECOND = 1e9
-_BURST = 1.5
-"""A surge that is over within this many seconds was a burst."""
+_BURST = 1.5e9
+"""A surge that is over within this time was a burst, ns."""
 _FLAPS = 60.0
 """Two surges within this many seconds are flapping."""
 _FORGETS = 120.0
@@ -36,12 +36,12 @@ _NOTICEABLE = 0.01
 """Share of the capacity by which the load must exceed the forecast to be a surge."""
 _RESTLESS = 0.02
 """A rise by this share of the capacity within one period is unrest."""
-_CALM = 30.0
-"""Seconds without unrest after which a load counts as steady."""
+_CALM = 30e9
+"""Time without unrest after which a load counts as steady, ns."""
 _LEAP = 0.05
 """A rise by more than this share in one period is a leap: it is over at once, and no trend."""
-_LEAPS = 150.0
-"""Seconds after a leap for which a season is a better forecast than a trend."""
+_LEAPS = 150e9
+"""Time after a leap for which a season is a better forecast than a trend, ns."""
 _SLACKENS = 20.0
 """Time constant with which a trend's errors are forgotten, seconds."""
 _TAU = 0.9
@@ -108,8 +108,11 @@ class LoadForecaster:
 
     def __init__(self, settings: ForecastSettings, capacity: float) -> None:
         """Take settings, and the capacity (kbit/s) that shares are of."""
-        self._settings = settings
-        self._capacity = capacity
+        self._hold, self._hold_max, self._trend = settings.hold, settings.hold_max, settings.trend
+        # Shares of the capacity as loads, kbit/s.
+        self._fall = settings.fall * capacity
+        self.noticeable, self.unrest, self._leap = _NOTICEABLE * capacity, _RESTLESS * capacity, _LEAP * capacity
+        self._least_room = _NOTICEABLE / 4 * capacity
 
     def follow(self, history: LoadHistory, load: float, end: int, seconds: float, clean: bool) -> LoadHistory:
         """The history after one more period.
@@ -121,8 +124,9 @@ class LoadForecaster:
             seconds: its length.
             clean: whether a lower load can be believed: no SLO is broken.
         """
-        hold = history.hold or self._settings.hold
-        peak, held = history.peak, history.held
+        # The hot part of every proposal: comparisons are written out, because calls would cost several times as much.
+        hold = history.hold or self._hold
+        last, peak, held = history.last, history.peak, history.held
         if load >= peak:
             peak, held = load, end
         elif not clean:
@@ -130,46 +134,35 @@ class LoadForecaster:
             held = max(held, end - int(hold * _SECOND))
         else:
             if end - held > hold * _SECOND:
-                peak = max(load, peak - self._settings.fall * self._capacity * seconds)
-            hold = max(self._settings.hold, hold - hold * seconds / _FORGETS)
-        change = load - history.last
+                peak = max(load, peak - self._fall * seconds)
+            if hold != self._hold:
+                hold = max(self._hold, hold - hold * seconds / _FORGETS)
+        before = 0.0 if end - history.surged > _BURST else history.before
+        if last < 0:
+            return LoadHistory(load, peak, held, hold, history.surged, before, history.restless)
+        change, slope = load - last, history.slope
+        restless, slack = history.restless, history.slack * (1 - seconds / _SLACKENS)
         # A rise that goes on as before surprises nobody.
-        rose = clean and history.last >= 0 and change - max(history.slope, 0.0) > _RESTLESS * self._capacity
-        before = 0.0 if end - history.surged > _BURST * _SECOND else history.before
-        slope = slack = 0.0
-        if history.last >= 0:
-            slope = (history.slope + change) / 2
-            slack = max(change - history.slope, history.slack * (1 - seconds / _SLACKENS), 0.0)
-        return LoadHistory(
-            load, peak, held, hold, history.surged, before, end if rose else history.restless, slope, slack
-        )
-
-    def compare(self, history: LoadHistory, load: float, since: int) -> tuple[bool, bool, bool]:
-        """How a load compares with the one before.
-
-        Returns:
-            Whether it is above what was forecast; whether it is well above that of the period before; and
-            whether it rises by much now or did after ``since``, so that it may have caused a queue that shows now.
-        """
-        if history.last < 0:
-            return False, False, history.restless >= since
-        noticeable, rise = _NOTICEABLE * self._capacity, load - history.last
-        rose = history.restless >= since or rise > _RESTLESS * self._capacity
-        return load > history.peak + noticeable, load > history.last + noticeable, rose
+        if change > self.unrest and clean and change - max(slope, 0.0) > self.unrest:
+            restless = end
+        excess = change - slope
+        if slack <= excess:
+            slack = excess
+        if slack < 0:
+            slack = 0.0
+        return LoadHistory(load, peak, held, hold, history.surged, before, restless, (slope + change) / 2, slack)
 
     def on_surge(self, history: LoadHistory, before: float, end: int, expected: bool) -> LoadHistory:
         """The load rose from ``before`` and broke an SLO."""
         flaps = not expected and history.surged and end - history.surged < _FLAPS * _SECOND
-        hold = min(2 * history.hold, self._settings.hold_max) if flaps else history.hold
+        hold = min(2 * history.hold, self._hold_max) if flaps else history.hold
         return LoadHistory(
             history.last, history.peak, history.held, hold, end, before, history.restless, history.slope, history.slack
         )
 
     def is_past_burst(self, history: LoadHistory, end: int) -> bool:
         """Whether the last surge turns out to have been a burst: it is over already."""
-        return (
-            history.before > 0 and end > history.surged and history.last < history.before + _RESTLESS * self._capacity
-        )
+        return history.before > 0 and end > history.surged and history.last < history.before + self.unrest
 
     def measure_stair(self, before: LoadHistory, history: LoadHistory) -> float:
         """By how much (kbit/s) the load rose when it last surged, if it turns out now that it stays there; else 0."""
@@ -180,29 +173,29 @@ class LoadForecaster:
 
     def forecast(self, before: LoadHistory, history: LoadHistory) -> float:
         """The load to expect, kbit/s, after the history went from ``before`` to ``history``."""
-        rise, leap = history.last - before.peak, _LEAP * self._capacity
-        held = history.peak
+        last, held, slope = history.last, history.peak, before.slope
+        rising = last
         # A leap is over at once, though it may lie in two periods: the rest of one is no trend.
-        leapt = before.slope > leap
-        if before.last >= 0 and _NOTICEABLE * self._capacity < rise < leap and not leapt:
-            held = history.last + self._settings.trend * rise
-        # One rise may be noise; two in a row are a trend.
-        gradual = 0 < history.last - before.last < leap and not leapt
-        trend = history.slope if before.slope > 0 and gradual else 0.0
-        rising = history.last + 2 * max(trend, 0.0)
-        return min(max(held, rising), rising + 2 * history.slack + _NOTICEABLE / 4 * self._capacity)
+        if slope <= self._leap:
+            rise = last - before.peak
+            if before.last >= 0 and self.noticeable < rise < self._leap:
+                held = last + self._trend * rise
+            # One rise may be noise; two in a row are a trend.
+            if slope > 0 and history.slope > 0 and 0 < last - before.last < self._leap:
+                rising = last + 2 * history.slope
+        return min(max(held, rising), rising + 2 * history.slack + self._least_room)
 
     def is_near_peak(self, history: LoadHistory) -> bool:
         """Whether the load is about its peak."""
-        return history.last > history.peak - _NOTICEABLE * self._capacity
+        return history.last > history.peak - self.noticeable
 
     def leaps(self, history: LoadHistory, end: int) -> bool:
         """Whether the load has risen of late as no trend foretells."""
-        return end - history.restless < _LEAPS * _SECOND
+        return end - history.restless < _LEAPS
 
     def is_calm(self, history: LoadHistory, end: int) -> bool:
         """Whether the load has not risen by much for a while."""
-        return end - history.restless > _CALM * _SECOND
+        return end - history.restless > _CALM
 
 
 class Season(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -238,17 +231,17 @@ class Season(Struct, frozen=True, omit_defaults=True, gc=False):
 def forecast_season(season: Season) -> int:
     """The highest load from now to the end of the bin after the next, as the last two cycles had it; as a byte."""
     bins, period = season.bins, season.period
-    highest = 0
-    for cycle in (period, 2 * period):
-        first = len(bins) - 2 - cycle
-        if first >= 0:
-            highest = max(highest, *bins[first : first + 4])
-    return highest
+    later = len(bins) - 2 - period
+    if later < 0:
+        return 0
+    loads, earlier = bins[later : later + 4], later - period
+    return max(bins[earlier : earlier + 4] + loads if earlier >= 0 else loads)
 
 
 def load_to_byte(load: float, capacity: float) -> int:
     """A load (kbit/s) as a byte, rounded up."""
-    return min(int(load / capacity * _PARTS) + 1, 255)
+    byte = int(load / capacity * _PARTS) + 1
+    return byte if byte < 255 else 255
 
 
 def byte_to_load(byte: int, capacity: float) -> float:
@@ -258,16 +251,17 @@ def byte_to_load(byte: int, capacity: float) -> float:
 
 def follow_season(season: Season, load: float, peak: float, end: int, capacity: float) -> Season:
     """The memory after a period that ended at ``end`` (ns) with ``load``, while ``peak`` was held (both kbit/s)."""
-    index, byte = end // _BIN, load_to_byte(load, capacity)
+    index, byte, bins = end // _BIN, load_to_byte(load, capacity), season.bins
+    if not bins:
+        return Season(bytes((byte,)), index)
     gap = index - season.index
-    if gap == 0 and season.bins:
-        if byte <= season.bins[-1]:
-            return season
-        return replace(season, bins=season.bins[:-1] + bytes((byte,)))
-    if not season.bins or not 0 < gap < _KEPT // 4:
+    if gap == 0:
+        # The usual case first: nothing is new.
+        return season if byte <= bins[-1] else replace(season, bins=bins[:-1] + bytes((byte,)))
+    if not 0 < gap < _KEPT // 4:
         return Season(bytes((byte,)), index)
     # Bins without a sample (an outage) get the value of the one before.
-    bins = season.bins + season.bins[-1:] * (gap - 1)
+    bins += bins[-1:] * (gap - 1)
     if season.period and season.foretold[0]:
         # Compare what was forecast two bins ago with the highest load since.
         highest, weight = max(bins[-2:]), max(_MEMORY, 1 / (season.tried + 1))

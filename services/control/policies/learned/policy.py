@@ -68,7 +68,10 @@ class Learned:
         """Learn from the sample, then leave room for the load to come."""
         if not self._known:
             scale = _follow_scale(memory, bounds)
-            return Law(self._parameters, self._slo, scale, scale).propose(memory, seen, bounds)
+            if scale != self._law.scale:
+                # It changes rarely: what the law computes from it is kept until then.
+                self._law = Law(self._parameters, self._slo, scale, scale)
+            return self._law.propose(memory, seen, bounds)
         proposal = self._law.propose(memory, seen, bounds)
         if seen.window <= _SLOW or seen.medians is not None or seen.end < memory.distrusted:
             return proposal

@@ -131,7 +131,8 @@ class LeaseKeeper:
         """Take and renew the Lease, for ever; give it back at the end."""
         if not self._name:
             return
-        before, refused = Charge.UNKNOWN, BackOff(*_REFUSED_S)
+        before: Charge | None = None
+        refused = BackOff(*_REFUSED_S)
         try:
             while True:
                 started = time.monotonic()
