@@ -109,7 +109,7 @@ class Actuator:
                 not config.kubernetes.dry_run
                 and (not self._has_lease or self._leases[0].charge(time.monotonic()) is Charge.MINE)
             ),
-            tell=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
+            warn=lambda workload, why: self._events.record(workload, "NotEnrolled", why, is_warning=True),
             find_instances=self.instances.find_names,
             find_without_critical=self.instances.find_without_critical,
         )

@@ -6,7 +6,7 @@ the file's come first, then the resource that was created first; the others are 
 in their way.  So two actuators that see the same sources agree, in whatever order they saw them.
 
 Workloads that join a domain by a label come last: what a definition names goes before them.  Nobody has joined before
-the API server has told; until then, those that the bus remembers stay.
+the API server has answered; until then, those that the bus remembers stay.
 
 A change costs in proportion to what changed: only the offers that want the same names or targets are compared again.
 

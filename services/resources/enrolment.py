@@ -47,7 +47,7 @@ class EnrolmentWatcher:
         client: WorkloadLister,
         definitions: DefinitionSet,
         set_note: Callable[[str, str | None], None],
-        tell: Callable[[KubeObject, str], None],
+        warn: Callable[[KubeObject, str], None],
     ) -> None:
         """Prepare; ``run`` does the work.
 
@@ -55,10 +55,10 @@ class EnrolmentWatcher:
             client: of the API.
             definitions: says where workloads may join, and gets those that would.
             set_note: shows people who may not join and what cannot be watched, or no longer (None).
-            tell: says on a workload why it does not join.
+            warn: reports on a workload why it does not join.
         """
         self._client, self._definitions = client, definitions
-        self._set_note, self._notify = set_note, tell
+        self._set_note, self._notify = set_note, warn
         self._seen: dict[Place, dict[str, Workload]] = {}
         """By place and uid."""
         self._reported: dict[str, str] = {}

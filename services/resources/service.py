@@ -20,7 +20,7 @@ _FIRST_S = 2.0
 class ResourceDomains:
     """Reads the resources into the set of definitions, and writes how their domains stand."""
 
-    def __init__(  # noqa: PLR0913 - each is one thing that the actuator supplies
+    def __init__(  # noqa: PLR0913 - each is supplied by the actuator
         self,
         client: KubeClient,
         definitions: DefinitionSet,
@@ -29,7 +29,7 @@ class ResourceDomains:
         on_change: Callable[[], None],
         set_note: Callable[[str, str | None], None],
         is_in_charge: Callable[[], bool],
-        tell: Callable[[KubeObject, str], None] = lambda _workload, _why: None,
+        warn: Callable[[KubeObject, str], None] = lambda _workload, _why: None,
         find_instances: Callable[[str], Mapping[str, str]] = lambda _template: {},
         find_without_critical: Callable[[str], Collection[str]] = lambda _template: (),
     ) -> None:
@@ -42,7 +42,7 @@ class ResourceDomains:
             on_change: called after a resource has changed in any way but its status.
             set_note: shows people why resources cannot be read, or that they can (None).
             is_in_charge: whether this process writes statuses.
-            tell: says on a workload why it does not join a domain by its label.
+            warn: reports on a workload why it does not join a domain by its label.
             find_instances: finds the names of a definition's instances by place.
             find_without_critical: finds the places of those without a critical Pod.
         """
@@ -57,7 +57,7 @@ class ResourceDomains:
             on_change=on_change,
             set_note=set_note,
         )
-        self._enrolment = EnrolmentWatcher(client, definitions, set_note, tell)
+        self._enrolment = EnrolmentWatcher(client, definitions, set_note, warn)
         self.keeper = StatusKeeper(client, self.watcher.resources, self._view, is_in_charge)
 
     async def run(self) -> None:

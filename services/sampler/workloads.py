@@ -199,7 +199,7 @@ def explain_absence(metric: str, name: str, label: str, present: Iterable[str]) 
     if not label:
         return f"not measured: {metric} has no label for a node: set signal.labels.node"
     if f"{key}{_AT}" in present:
-        return f"not measured: its series of {metric} have no label {label}: the exporter is older, or not told yet"
+        return f"not measured: its series of {metric} have no label {label}: the exporter is older, or not set up"
     return f"not measured: the page has no series of {metric} for it on {place}"
 
 

@@ -184,14 +184,16 @@ class Scene(Struct, frozen=True):
         live = [item["metadata"] for item in items if "deletionTimestamp" not in item["metadata"]]
         return [(meta.get("annotations") or {}).get(BANDWIDTH) for meta in live]
 
-    async def wait_for_limits(self, limit: str | None, pods: Sequence[str | None], name: str = "app") -> None:
+    async def wait_for_limits(
+        self, limit: str | None, pods: Sequence[str | None], name: str = "app", *, patience_s: float = PATIENCE_S
+    ) -> None:
         """Wait until Deployment and Pods have these values."""
 
         async def there() -> bool:
             now = (await self.bandwidth(name), sorted(map(str, await self.pod_bandwidths(name))))
             return now == (limit, sorted(map(str, pods)))
 
-        await eventually(there)
+        await eventually(there, patience_s)
 
     async def enforce(
         self, decider: "Decider", limit: str, pods: Sequence[str | None], name: str = "app", *, good_for: int

@@ -10,7 +10,7 @@ from schemas.config import BusConfig
 from schemas.messages import Sample
 from services.bus.bus import Bus, Received
 from tests.support.nats_server import NatsServer
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, extend
 
 S = 10**9
 
@@ -40,8 +40,9 @@ async def publish(bus: Bus, *samples: Sample) -> list[int]:
 async def take(bus: Bus, count: int, durable: str | None = "reader") -> list[Received[Sample]]:
     """Read and acknowledge so many samples."""
     taken: list[Received[Sample]] = []
-    async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(Sample, durable, "test")) as messages:
+    async with asyncio.timeout(PATIENCE_S) as limit, aclosing(bus.consume(Sample, durable, "test")) as messages:
         async for one in messages:
+            extend(limit)
             taken.append(one)
             await one.ack()
             if len(taken) == count:

@@ -19,7 +19,7 @@ from services.common.failpoints import VARIABLE
 from services.control import Controller, RejectedSample
 from services.runtime.config_loader import parse
 from tests.support.nats_server import Server
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, extend
 
 S = 10**9
 PERIOD = S // 2
@@ -70,8 +70,9 @@ async def read_stream(bus: Bus, kind: type[M]) -> list[Received[M]]:
     found: list[Received[M]] = []
     if stream is None or stream.last < stream.first or stream.last == 0:
         return found
-    async with asyncio.timeout(PATIENCE_S), aclosing(bus.consume(kind, None, "test")) as messages:
+    async with asyncio.timeout(PATIENCE_S) as limit, aclosing(bus.consume(kind, None, "test")) as messages:
         async for one in messages:
+            extend(limit)
             found.append(one)
             if one.seq == stream.last:
                 break
@@ -116,10 +117,11 @@ async def wait_for_decisions(bus: Bus, count: int) -> None:
     Raises:
         TimeoutError: they never came.
     """
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S) as limit:
         left = count
         async with aclosing(bus.consume(Decision, None, "test")) as messages:
             async for _ in messages:
+                extend(limit)
                 left -= 1
                 if left == 0:
                     return
@@ -131,11 +133,15 @@ async def wait_for_stored(bus: Bus, kind: type[M], count: int) -> None:
     Raises:
         TimeoutError: they never came.
     """
-    async with asyncio.timeout(PATIENCE_S):
+    last = 0
+    async with asyncio.timeout(PATIENCE_S) as limit:
         while True:
             stream = await bus.stream_info(kind)
             if stream is not None and stream.last >= count:
                 return
+            if stream is not None and stream.last > last:
+                last = stream.last
+                extend(limit)
             await asyncio.sleep(0.02)
 
 

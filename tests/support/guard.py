@@ -153,6 +153,15 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def end_all(folder: Path) -> None:
+    """Kill every process of a folder, also those that others start meanwhile."""
+    deadline = time.monotonic() + _GIVE_UP_S
+    while (left := list(find_marked(folder))) and time.monotonic() < deadline:
+        for pid in left:
+            kill(pid)
+        time.sleep(0.02)
+
+
 def _main(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -96,7 +96,9 @@ def _docker(*words: str) -> bool:
 
 _ANSWER_S = 60.0
 """How long a program has to answer, before it counts as missing."""
-_KUSTOMIZE = version("kubectl", (1, 21), "kubectl of Kubernetes 1.21 or later", "version", "--client")
+_NEWER = "install kubectl 1.21 or later: https://kubernetes.io/docs/tasks/tools (Debian 12 has an earlier one)"
+_KUBECTL = Requirement("kubectl", _NEWER, lambda: shutil.which("kubectl") is not None)
+_KUSTOMIZE = version("kubectl", (1, 21), _NEWER, "version", "--client")
 """Components of a kustomization need it."""
 _CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager")
 
@@ -124,7 +126,7 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
     ),
     "apiserver": (
         program("openssl", "openssl"),
-        program("kubectl", "kubernetes-client"),
+        _KUBECTL,
         _KUSTOMIZE,
         Requirement(
             "kube-apiserver",
@@ -139,9 +141,9 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
             _stores_custom_resources,
         ),
     ),
-    "kubectl": (program("kubectl", "kubernetes-client"), _KUSTOMIZE),
+    "kubectl": (_KUBECTL, _KUSTOMIZE),
     "helm": (
-        program("kubectl", "kubernetes-client"),
+        _KUBECTL,
         Requirement(
             "helm",
             "install helm 3.14 or later: https://helm.sh/docs/intro/install",
@@ -175,7 +177,7 @@ PARTS: dict[str, tuple[Requirement, ...]] = {
 
 OPTIONAL = frozenset(
     {one.name for part in PARTS.values() for one in part if one.install.startswith("apt ")}
-    | {"helm", "chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
+    | {"kubectl", "helm", "chromium-browser", "google-chrome", "nodejs", "npx", "dockerd"}
 )
 """Programs that a test finds on PATH only if its own marker names them."""
 

@@ -29,10 +29,14 @@ _HOME = pytest.StashKey[Path]()
 _SHARED = pytest.StashKey[Path]()
 """The folder of the whole run."""
 _BEFORE = pytest.StashKey[frozenset[int]]()
-"""Processes that existed when the test itself began, after its fixtures."""
+"""Processes that existed when the test's set-up began."""
 _FAILED = pytest.StashKey[bool]()
 _COLD = pytest.StashKey[bool]()
 """Whether no test has been compiled yet."""
+_STARTED: dict[pytest.FixtureDef[Any], frozenset[int]] = {}
+"""By fixture that several tests share, the processes that it started."""
+_ENDED: set[int] = set()
+"""Those of fixtures that were torn down with this test."""
 SETTINGS = {
     "PIP_CONFIG_FILE": ".config/pip/pip.conf",
     "NPM_CONFIG_USERCONFIG": ".npmrc",
@@ -97,6 +101,13 @@ def pytest_configure_node(node: Any) -> None:
     """Pass the run's folder to a worker, and whether it has to compile the tests."""
     node.workerinput["folder"] = str(node.config.stash[_SHARED])
     node.workerinput["cold"] = node.config.stash[_COLD]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """End what a worker left that was killed, or that crashed: another one takes its place."""
+    if error is not None:
+        guard.end_all(node.config.stash[_SHARED] / node.workerinput["workerid"])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -226,23 +237,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         lacks = dict.fromkeys(one for marker in missing for one in needs.lacking(marker))
         pytest.skip("needs " + "; ".join(f"{one.name} ({one.install})" for one in lacks))
     os.environ["PATH"] = needs.narrow_path(markers, item.config.stash[_HOME] / "path")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Remember the processes that existed before."""
     item.stash[_BEFORE] = guard.pids()
-    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Let the processes of a fixture that several tests share outlive a test; those of one that fails do not."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = guard.pids()
+    value = yield
+    _STARTED[fixturedef] = frozenset(guard.find_marked(request.config.stash[_HOME], before))
+    guard.LASTING.update(_STARTED[fixturedef])
+    return value
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """They do not outlive the fixture."""
+    started = _STARTED.pop(fixturedef, frozenset())
+    guard.LASTING.difference_update(started)
+    _ENDED.update(started)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """End the processes that the test left; an otherwise passing test fails for it."""
+    """End the processes that the test or its set-up left; an otherwise passing test fails for it."""
+    _ENDED.clear()
     try:
         return (yield)
+    except BaseException:
+        item.stash[_FAILED] = True
+        raise
     finally:
         if _BEFORE in item.stash:
-            before = item.stash[_BEFORE] | guard.LASTING
+            before = (item.stash[_BEFORE] - _ENDED) | guard.LASTING
             home = item.config.stash[_HOME]
             deadline = time.monotonic() + (0 if item.stash.get(_FAILED, False) else PATIENCE_S)
             while (left := list(guard.find_marked(home, before))) and time.monotonic() < deadline:

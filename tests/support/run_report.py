@@ -36,7 +36,8 @@ class Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Name a failure; count the missing parts of a skipped test, and the results of a fault test."""
         if report.failed:
-            self._name("FAILED" if report.when == "call" else "ERROR", report)
+            # Of a worker that was killed, xdist does not say what it was doing.
+            self._name("ERROR" if report.when in ("setup", "teardown") else "FAILED", report)
         if report.skipped:
             lacks = [value for name, value in report.user_properties if name == LACKS]
             self._skipped += lacks  # type: ignore[arg-type]
@@ -101,7 +102,7 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     elif crash := getattr(report.longrepr, "reprcrash", None):
         text = crash.message
     else:
-        lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+        lines = [line for line in report.longreprtext.splitlines() if line.strip() and not line.startswith("[gw")]
         errors = [line.removeprefix("E ") for line in lines if line.startswith("E ")]
         text = (errors or lines or ["no reason given"])[-1 if errors else 0]
     line = " ".join(text.split())

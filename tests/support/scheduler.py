@@ -39,5 +39,26 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         self._groups = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
         super().add_node_collection(node, collection)
 
+    def schedule(self) -> None:
+        """Assign tests to the workers that have collected; also to one that replaces another."""
+        is_replacement = self.collection is not None
+        super().schedule()
+        for node in self.nodes if is_replacement else ():
+            # A worker begins a test once it knows the next one.
+            self._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Give the tests of a worker that ended to others, but for the one that it ended in, whose id is returned."""
+        workload = self.assigned_work[node]
+        open_ids = (one for unit in workload.values() for one, is_done in unit.items() if not is_done)
+        crashed: str | None = next(open_ids, None)
+        if crashed is not None:
+            # The next worker would end in it, too.
+            workload[self._split_scope(crashed)][crashed] = True
+        for scope in [scope for scope, unit in workload.items() if all(unit.values())]:
+            del workload[scope]
+        super().remove_node(node)
+        return crashed
+
     def _split_scope(self, nodeid: str) -> str:
         return self._groups.get(nodeid, nodeid)

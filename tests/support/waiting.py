@@ -10,6 +10,11 @@ PATIENCE_S = float(os.environ.get("SLUICE_TEST_PATIENCE", "120"))
 _POLL_S = 0.02
 
 
+def extend(limit: asyncio.Timeout) -> None:
+    """Wait for as long again, since something came: how much there is to do must not matter."""
+    limit.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+
+
 def wait_until(holds: Callable[[], bool], state: Callable[[], object] = lambda: "it did not hold in time") -> None:
     """Poll every 20 ms; fail after ``PATIENCE_S`` with the text of ``state``."""
     deadline = time.monotonic() + PATIENCE_S

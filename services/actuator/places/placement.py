@@ -65,14 +65,14 @@ class _CriticalPods:
                 self._count(uid, pod)
         else:
             self._count(change.object.uid, None if isinstance(change, Deleted) else change.object)
-        self.tell()
+        self.report_nodes()
 
     def look_for(self, names: Set[str]) -> None:
         """Look for other workloads; a list of the Pods follows."""
         self.names, self._is_listed = frozenset(names), False
 
-    def tell(self) -> None:
-        """Notify of every workload's nodes, once they are known."""
+    def report_nodes(self) -> None:
+        """Report every workload's nodes, once they are known."""
         for name in self.names if self._is_listed else ():
             self._notify(name, self._nodes.get(name, Counter()).keys())
 
@@ -156,7 +156,7 @@ class Placement:
             if known.names != wanted.get(namespace, set()):
                 known.look_for(wanted.get(namespace, set()))
                 self._start(f"pods in {namespace}")
-            known.tell()
+            known.report_nodes()
 
     def note(self, template: str, workload: str, nodes: Set[str]) -> None:
         """Take note of the nodes on which a target of a template has Pods now."""

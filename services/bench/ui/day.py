@@ -105,7 +105,7 @@ class _Origin:
 
 
 async def fill_streams(bus: BusConfig, leaf_port: int, domains: tuple[Domain, ...], period: int, span: range) -> int:
-    """Fill the streams with what the domains would have said.
+    """Fill the streams with what the domains would have published.
 
     Args:
         bus: the server, without streams, and how much they keep.

@@ -55,7 +55,7 @@ def _build_scenario(node: str, share: float, uploads: int, seconds: float, *, su
 
 
 def build_template(policy: str = "learned", *, daemon_set: bool = False) -> Domain:
-    """One definition for both nodes: nobody has told it which uplink is the smaller one.
+    """One definition for both nodes: it does not know which uplink is the smaller one.
 
     The model has no kinds of workloads; on an API server the second target is a DaemonSet.
     """

@@ -41,7 +41,8 @@ class LargeCluster:
         """``pods`` of each Deployment, each with so many bytes of others' metadata, and Pods of no target."""
         self.version = 1
         self._addresses = 0
-        self.watches = 0
+        self.watches = self._open = 0
+        """How many were open at once, at most; and now."""
         self.largest_page = 0
         names = [name_deployment(number) for number in range(deployments)]
         self.deployments = {name: self._deployment(name, pods) for name in names}
@@ -70,10 +71,14 @@ class LargeCluster:
     async def list_or_watch(self, request: web.Request) -> web.StreamResponse:
         """A page of a list, or a watch in which nothing happens."""
         if "watch" in request.query:
-            self.watches += 1
-            response = web.StreamResponse()
-            await response.prepare(request)
-            await asyncio.sleep(float(request.query["timeoutSeconds"]))
+            self._open += 1
+            self.watches = max(self.watches, self._open)
+            try:
+                response = web.StreamResponse()
+                await response.prepare(request)
+                await asyncio.sleep(float(request.query["timeoutSeconds"]))
+            finally:
+                self._open -= 1
             return response
         is_pods = request.match_info["plural"] == "pods"
         found = [*self.pods.values(), *self.others] if is_pods else list(self.deployments.values())

@@ -79,7 +79,8 @@ class LogView:
         for run in self._runs:
             goodput = f"{sum(run.seconds[-1].goodput.values()) / 1000:.1f}" if run.seconds else "-"
             parts.append(f"{run.title}: SLO broken {run.count_bad_seconds()} s, best effort {goodput} Mbit/s")
-        self.say(f"{at:3.0f} of {self._runs[0].scenario.seconds:.0f} s  {'; '.join(parts)}")
+        seconds = self._runs[0].scenario.seconds
+        self.say(f"{min(at, seconds):3.0f} of {seconds:.0f} s  {'; '.join(parts)}")
 
 
 class TerminalView:

@@ -71,7 +71,7 @@ class PortForward:
             self._closing.wait(_AGAIN_S)
 
     def _run_once(self) -> str:
-        """Run kubectl until it ends, and report the port once it listens; returns what it said last."""
+        """Run kubectl until it ends, and report the port once it listens; returns its last line."""
         words = [*self._kubectl, "port-forward", self._service, f"{self.port or ''}:{self._remote}"]
         with self._lock:
             if self._closing.is_set():

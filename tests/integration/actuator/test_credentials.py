@@ -118,7 +118,7 @@ async def test_a_token_is_read_for_every_request(
     assert tokens == ["Bearer first", "Bearer second"]
 
 
-async def test_a_pod_without_an_authority_is_told(
+async def test_a_pod_without_an_authority_gets_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, certificates: Path
 ) -> None:
     """Without it nothing can be trusted."""

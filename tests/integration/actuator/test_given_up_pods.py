@@ -25,6 +25,7 @@ from services.runtime.health import Health
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, eventually
 from tests.support.offered_limits import offer_limits
+from tests.support.waiting import until
 
 S = 10**9
 
@@ -85,6 +86,10 @@ class Scene:
         path = f"/api/v1/namespaces/{self.server.namespace}/pods/{pod}"
         await self.server.must("PATCH", path, {"metadata": {"labels": {"hog": hog}}}, MERGE_PATCH)
 
+    def given_up(self) -> list[str]:
+        """The Pods that were reported as no longer the target's."""
+        return [one.pods[0].pod for one in self.actions if "no longer its Pods" in one.reason]
+
     async def limits(self) -> list[tuple[str | None, bool]]:
         """Each Pod's limit, by name, and whether it carries a record."""
         pods = await self.server.must("GET", f"/api/v1/namespaces/{self.server.namespace}/pods")
@@ -116,8 +121,9 @@ async def test_a_pod_that_is_given_up_is_put_back(server: Server) -> None:
             await scene.wait_for(("4M", True), ("4M", True))
             await scene.label(names[0], None)
             await scene.wait_for((None, False), ("8M", True))
-            assert [one.pods[0].pod for one in scene.actions if "no longer its Pods" in one.reason] == [names[0]]
-            assert scene.actions[-1].cause in ("rescale", "decision")
+            # Reports follow the patches.
+            await until(lambda: bool(scene.given_up()) and scene.actions[-1].cause in ("rescale", "decision"))
+            assert scene.given_up() == [names[0]]
             # Another selector, under the same key: the Pod of the one before is given up, and the other one limited.
             await scene.label(names[0], "other")
             other = structs.replace(scene.target, selector=LabelSelector(match_labels={"hog": "other"}))

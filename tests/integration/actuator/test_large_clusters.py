@@ -14,6 +14,7 @@ from tests.support.attack_tally import Attacks, resize
 from tests.support.decision_services import join
 from tests.support.kube.servers import eventually
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import PATIENCE_S
 
 LIMIT_MIB = read_limits()["actuator"]
 
@@ -70,5 +71,6 @@ async def cut_everything(
         async def is_cut() -> bool:
             return look() and cluster.limited(share)
 
-        await eventually(is_cut)
+        # Thousands of patches, one after another.
+        await eventually(is_cut, 10 * PATIENCE_S)
         return peak, time.monotonic() - began

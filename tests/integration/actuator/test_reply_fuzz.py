@@ -22,6 +22,7 @@ from services.kube.changes import Listed
 from services.kube.client import KubeClient
 from services.kube.objects import ApiFailure, Deployment, KubeObject, Pod, Unavailable
 from tests.support.kube.servers import BANDWIDTH
+from tests.support.waiting import PATIENCE_S
 
 EXAMPLES = int(os.environ.get("SLUICE_FUZZ_EXAMPLES", "400"))
 GROWTH_KIB = 64 * 1024
@@ -199,7 +200,7 @@ async def judge(client: KubeClient, kind: str, known: Deployment, text: bytes, *
     """Ask, and compare with the slow reader."""
     found: list[KubeObject] = []
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             found = await ask(client, kind, known)
     except ApiFailure:
         return "refused"

@@ -51,7 +51,7 @@ async def test_a_deposed_actuator_resumes_when_the_later_one_is_gone(
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man=f"{DEAD_MAN_S}s") as old:
         await old.is_ready()
-        await decider.publish_limit("50M", good_for=DEAD_MAN_S * S)
+        await scene.enforce(decider, "50M", ["25M"] * 2, good_for=DEAD_MAN_S * S)
         await scene.wait_for_reports(cause="decision", outcome="applied", limit=50_000)
         with ActuatorProcess(tmp_path / "new", nats.url, scene.server, dead_man=f"{DEAD_MAN_S}s") as new:
             await new.is_ready()
@@ -71,7 +71,7 @@ async def test_the_fail_safe_limit_comes_from_the_standby(scene: Scene, nats: Na
     decider = Decider(scene.bus, scene.server.namespace)
     with ActuatorProcess(tmp_path / "old", nats.url, scene.server, dead_man=f"{DEAD_MAN_S}s") as old:
         await old.is_ready()
-        await decider.publish_limit("50M", good_for=DEAD_MAN_S * S)
+        await scene.enforce(decider, "50M", ["25M"] * 2, good_for=DEAD_MAN_S * S)
         await scene.wait_for_reports(cause="decision", outcome="applied", limit=50_000)
         with ActuatorProcess(tmp_path / "new", nats.url, scene.server, dead_man=f"{DEAD_MAN_S}s") as new:
             await new.is_ready()

@@ -19,7 +19,7 @@ from tests.support.hostile_messages import draw
 from tests.support.kube import servers
 from tests.support.nats_server import NatsServer
 from tests.support.ports import free_port
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 
 COUNT = 250
 LARGEST = 500_000
@@ -139,6 +139,7 @@ async def test_a_message_that_is_held_is_not_delivered_again(nats: NatsServer) -
                 held.append(one)  # noqa: PERF401 - seen as it grows
 
         reading = asyncio.create_task(read())
+        await until(lambda: len(held) >= 3, lambda: held)
         await asyncio.sleep(1.5)
         assert [one.seq for one in held] == [1, 2, 3]
         await held[0].ack()

@@ -16,6 +16,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.client import JetStreamContext
 
 from tests.support.nats_server import NatsServer
+from tests.support.waiting import until
 
 USERS = """
 authorization {
@@ -62,7 +63,7 @@ async def test_a_denied_publish_times_out_without_a_reason(tmp_path: Path) -> No
             assert isinstance(error, NatsTimeout)
             assert "permission" not in str(error)
             assert seconds > 0.9
-            assert any("permissions violation" in text for text in errors)
+            await until(lambda: any("permissions violation" in text for text in errors), lambda: errors)
 
 
 async def test_a_deleted_consumer_is_not_noticed_while_a_fetch_waits(tmp_path: Path) -> None:

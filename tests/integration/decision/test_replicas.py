@@ -39,7 +39,11 @@ async def test_samples_that_a_frozen_replica_holds_are_not_skipped(nats: NatsSer
                 assert (await anext(samples)).seq == 1
                 await asyncio.sleep(ACK_WAIT_S / 2)
                 await send(bus, [sample("press", number, begin) for number in (2, 3, 4)])
-                assert [(await anext(samples)).seq for _ in range(3)] == [2, 3, 4]
+                new: list[int] = []
+                while len(new) < 3:
+                    # On a slow machine the first one is due again meanwhile.
+                    new += [seq for seq in [(await anext(samples)).seq] if seq != 1]
+                assert new == [2, 3, 4]
                 held = asyncio.get_running_loop().time()
         with DecisionProcess(tmp_path, text) as process:
             # Meanwhile the first sample is due again, and the others are not yet.

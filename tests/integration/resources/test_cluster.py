@@ -225,7 +225,7 @@ async def test_the_status_of_a_definition_counts_its_instances(server: Server, n
     places = {"node-1": "@node-1", "node-2": "@node-2", "node-3": "@node-3"}
     names = {on: f"{server.namespace}/line{place}" for on, place in places.items()}
     async with join(nats.url, "sluice") as bus, working(server, bus, names) as scene:
-        await create(server, per="node")
+        await create(server, per="node", deadMan="10m")
         await scene.has_status(state="Waiting", instances=[{"state": "Waiting", "count": 3}])
         for on, place in places.items():
             p95 = 0.006 if on == "node-2" else 0.001
@@ -246,7 +246,7 @@ async def test_the_status_of_a_definition_counts_its_instances(server: Server, n
 async def test_the_status_follows_the_run(server: Server, nats: NatsServer) -> None:
     """It holds, is violated and is blind, with the figures of each; it is written if it changed, and not too often."""
     async with join(nats.url, "sluice") as bus, working(server, bus) as scene:
-        await create(server)
+        await create(server, deadMan="10m")
         await scene.has_status(state="Waiting")
         await publish(bus, server.namespace, 0.00181, 210_000)
         status = await scene.has_status(state="Holds", p95="1.8ms", objective="2ms", limit="210M", use="190M")
@@ -268,6 +268,7 @@ async def test_the_status_follows_the_run(server: Server, nats: NatsServer) -> N
             await asyncio.sleep(0.05)
         await scene.has_status(state="Violated", reason="violation: cut", p95="23ms")
         assert scene.domains.keeper.writes - writes <= 1 + (time.monotonic() - began) / EVERY_S
+        await server.must("PATCH", path(server, "line"), {"spec": {"deadMan": "2s"}}, MERGE_PATCH)
         blind = await scene.has_status(state="Blind")  # no sample for more than the dead-man time
         assert conditions(blind)["Violated"] == ("Unknown", "Blind")
 

@@ -57,8 +57,7 @@ async def test_silent_connections_keep_no_fail_safe_away(nats: NatsServer, tmp_p
         with ActuatorProcess(tmp_path, nats.url, server, dead_man="5s") as process, ExitStack() as stack:
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
             await process.is_ready()
-            await Decider(bus, server.namespace).publish_limit("60M")
-            await scene.wait_for_limits("60M", ["60M"])
+            await scene.enforce(Decider(bus, server.namespace), "60M", ["60M"], good_for=5 * 10**9)
             decided = time.monotonic()
             before = status(process.pid, "VmRSS")
             for part in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"):

@@ -93,7 +93,7 @@ async def test_what_is_complete_and_empty_is_empty(body: dict[str, Any]) -> None
         ('{"status":"success","data":{"result":[' + "1," * 3_000_000, "200 OK", "larger than 2097152 bytes"),
     ],
 )
-async def test_an_error_is_told_in_the_servers_own_words(body: str, status: str, why: str) -> None:
+async def test_an_error_is_reported_in_the_servers_own_words(body: str, status: str, why: str) -> None:
     """Whatever the status says."""
     with (
         BrokenServer("body", body.encode(), status, headers=JSON) as server,

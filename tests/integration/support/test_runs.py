@@ -88,6 +88,94 @@ def test_a_test_that_leaves_a_process_fails(tmp_path: Path) -> None:
     assert "time.sleep(600)" in done.stdout
 
 
+SETS_UP = """
+import pathlib, socket, subprocess, sys, pytest
+PIDS = pathlib.Path(__file__).with_name("pids")
+
+def start():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    PIDS.write_text(str(child.pid))
+    return child, socket.create_server(("127.0.0.1", 0))
+
+def require_gone():
+    state = pathlib.Path("/proc", PIDS.read_text(), "stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+@pytest.fixture
+def fails():
+    held = start()
+    raise ValueError("this is why")
+
+@pytest.fixture(scope="module")
+def fails_for_all():
+    held = start()
+    raise ValueError("this is why")
+
+@pytest.fixture
+def fails_at_its_end():
+    held = start()
+    yield
+    held[1].close()
+    raise ValueError("this is why")
+
+@pytest.fixture(scope="module")
+def shared():
+    child, line = start()
+    yield child
+    child.kill()
+    child.wait()
+    line.close()
+
+def test_1(fails): pass
+def test_2(): require_gone()
+def test_3(fails_for_all): pass
+def test_4(): require_gone()
+def test_5(fails_at_its_end): pass
+def test_6(): require_gone()
+def test_7(shared): assert False, "this is why"
+def test_8(shared): assert shared.poll() is None
+"""
+
+
+def test_a_fixture_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Whether it is a test's own or a module's, in its set-up or at its end; one that tests share lives on."""
+    done = _run(tmp_path, SETS_UP, "-n", "0")
+    assert "1 failed, 5 passed, 3 errors" in done.stdout, done.stdout + done.stderr
+    named = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    assert all("this is why" in line for line in named), named
+
+
+IS_KILLED = """
+import os, pathlib, signal, subprocess, sys, time
+PID = pathlib.Path(__file__).with_name("pid")
+
+def test_1():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    PID.write_text(str(child.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def test_2():
+    while not PID.exists() or not PID.read_text():
+        time.sleep(0.02)
+    state = pathlib.Path("/proc", PID.read_text(), "stat")
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.02)
+
+def test_3(): pass
+def test_4(): pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_worker_that_is_killed_costs_one_test(tmp_path: Path, workers: str) -> None:
+    """As by a kernel that is out of memory: what it left is ended, another worker runs the other tests, none twice."""
+    done = _run(tmp_path, IS_KILLED, "-n", workers)
+    assert "1 failed, 3 passed" in done.stdout, done.stdout + done.stderr
+    named = [line for line in done.stdout.splitlines() if line.startswith("FAILED test_inner.py::test_1 - ")]
+    assert len(named) == 2, done.stdout
+    assert all("crashed while running" in line for line in named)
+
+
 PARSES = """
 import ast, gc
 

@@ -57,7 +57,7 @@ async def test_a_critical_workload_of_any_kind_is_known_as_what_it_is(kind: str,
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob", None])
-async def test_a_critical_workload_that_is_not_there_is_said(kind: str | None) -> None:
+async def test_a_critical_workload_that_is_not_there_is_reported(kind: str | None) -> None:
     """By the kind that the file names."""
     found = await found_in(Emulator(starts_after=None), "default", Critical("robot", "default", kind=kind))
     (about,) = [one for one in found if "robot" in one]

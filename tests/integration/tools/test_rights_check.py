@@ -149,7 +149,7 @@ async def test_leases_and_all_rights_of_a_kind_are_one_finding() -> None:
     assert len(texts) == len(set(texts))
 
 
-async def test_who_may_not_ask_is_told_so() -> None:
+async def test_a_missing_right_to_ask_is_reported() -> None:
     """A user without the right to review others' access gets one warning, and the rest of the check."""
 
     def answer(request: web.Request, body: bytes) -> web.Response | None:

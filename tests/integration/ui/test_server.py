@@ -283,7 +283,7 @@ async def read_events(answer: aiohttp.ClientResponse, name: str) -> dict[str, An
                 return found
 
 
-async def test_what_happens_on_the_bus_is_told_at_once(nats: NatsServer) -> None:
+async def test_what_happens_on_the_bus_is_sent_at_once(nats: NatsServer) -> None:
     """An open page gets each domain's new state and the shown domain's new points; the past can be read."""
     of = config(2)
     lines = recent_stream(of, 40)

@@ -96,9 +96,9 @@ class Server:
         return await eventually(enough)
 
 
-async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
-    """Repeat until the answer is true; fails after ``PATIENCE_S``."""
-    deadline = time.monotonic() + PATIENCE_S
+async def eventually(question: Callable[[], Awaitable[T | None]], patience_s: float = PATIENCE_S) -> T:
+    """Repeat until the answer is true; fails after so many seconds."""
+    deadline = time.monotonic() + patience_s
     while (answer := await question()) is None or answer is False:
         assert time.monotonic() < deadline, f"still waiting for {question.__qualname__}"
         await asyncio.sleep(0.02)

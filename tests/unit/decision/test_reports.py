@@ -52,7 +52,7 @@ def test_what_a_report_tells(reports: list[ReportHead], known: InForce | None) -
     assert known_after(*reports) == known
 
 
-def test_only_news_is_told() -> None:
+def test_only_news_is_reported() -> None:
     """What the last decision was told already is none; what is no longer known is."""
     enforcement = Enforcement([DOMAIN])
     enforcement.take(report(50_000), 100)

@@ -71,7 +71,7 @@ CHAIN = (*known_owners(BACKUP), owner("CronJob", "backup", "batch/v1"))
         ([(ROLLOUT[0], None)], Claim()),
     ],
 )
-def test_a_pod_has_one_target_and_the_others_are_told(targets: list[Any], expected: Claim) -> None:
+def test_a_pod_has_one_target_and_the_others_are_named(targets: list[Any], expected: Claim) -> None:
     """An object before a selector, the first selector before the next; a stray is nobody's."""
     claims = Claims(targets)
     assert claims.judge(ROLLED, known_owners(ROLLED)) == expected

@@ -22,7 +22,7 @@ from services.kube.access import KubeConfigError, read_token
         (b"\x1b[31mred", "holds no token"),
     ],
 )
-def test_what_is_no_token_is_said_and_not_sent(content: bytes | None, why: str, tmp_path: Path) -> None:
+def test_what_is_no_token_is_reported_and_not_sent(content: bytes | None, why: str, tmp_path: Path) -> None:
     """An interrupted copy, an editor of another system, the wrong file."""
     path = tmp_path / "token"
     if content is not None:

@@ -83,7 +83,7 @@ def test_other_systems_text_is_the_same_trace(tmp_path: Path, content: bytes) ->
 @pytest.mark.parametrize(
     ("content", "mistake"),
     [
-        (gzip.compress(RATE.encode()), "it is compressed; expected text in UTF-8"),
+        (gzip.compress(RATE.encode(), mtime=0), "it is compressed; expected text in UTF-8"),
         (RATE.encode("utf-16"), "it is text in UTF-16; expected text in UTF-8"),
         (b"time,bytes\n", "it lasts less than a second, or its rate is always 0"),
         (b"1 1\n1 2\n1 3\n", "it lasts less than a second, or its rate is always 0"),

@@ -116,7 +116,7 @@ def test_without_trouble_all_conditions_are_good() -> None:
     assert (status.state, conditions(status)["Blind"]) == ("Waiting", ("Unknown", "NoInstance"))
 
 
-def test_what_stops_all_of_them_is_said_of_the_definition() -> None:
+def test_what_stops_all_of_them_is_reported_for_the_definition() -> None:
     """A pause by a person, and a bus that does not answer, are of the whole definition."""
     known = facts(domain=TEMPLATE, sample=None, decision=None, instances=(judge(),))
     assert build_status(structs.replace(known, pause="by hand"), None).state == "Paused"

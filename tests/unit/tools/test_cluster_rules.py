@@ -384,7 +384,7 @@ def test_what_concerns_the_target_alone_is_named_first() -> None:
     assert text.index("host's network") < text.index("bandwidth manager is off") < text.index("WireGuard")
 
 
-def test_where_no_cause_is_known_that_is_said() -> None:
+def test_an_unknown_cause_is_reported_as_unknown() -> None:
     """A fault that lifts no limit is not named as one."""
     tree = cluster()
     no_priority(tree)

@@ -16,7 +16,7 @@ from services.tools.common.formatting import format_change, format_pair
         (1_000, 1_001, "1.000M -> 1.001M"),
     ],
 )
-def test_a_change_is_told_in_as_many_digits_as_it_needs(before: int, after: int, text: str) -> None:
+def test_a_change_is_written_in_as_many_digits_as_it_needs(before: int, after: int, text: str) -> None:
     """And no change as none."""
     assert format_change(before, after) == text
 

@@ -33,7 +33,7 @@ async def test_a_domain_that_goes_before_the_next_frame_is_left_out() -> None:
     assert [one["name"] for one in sent["domains"]] == ["cell-1"]
 
 
-async def test_open_pages_are_told_which_domains_are_gone() -> None:
+async def test_open_pages_learn_which_domains_are_gone() -> None:
     """One that was defined anew before the next frame is not among them."""
     broadcaster = Broadcaster(BusConfig(), LiveSource(CONFIG.domains, "bus"))
     async with broadcaster.subscribe(None):
