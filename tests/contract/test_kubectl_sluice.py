@@ -129,6 +129,23 @@ def test_pause_and_resume(installed: Installed) -> None:
     assert "is no target: factory/telemetry-upload, factory/erp-dashboard" in unknown.output
 
 
+def test_numbered_actuators_are_found(installed: Installed) -> None:
+    """With `components/shards` the actuator is a StatefulSet; its configuration is found all the same."""
+    apps = "/apis/apps/v1/namespaces/{}/{}"
+    spec = installed.server.request("GET", apps.format("sluice", "deployments/sluice-actuator"))["spec"]
+    pod = spec["template"]["spec"]
+    (name,) = [one["configMap"]["name"] for one in pod["volumes"]]
+    config = installed.server.request("GET", f"/api/v1/namespaces/sluice/configmaps/{name}")["data"]
+    installed.server.request("POST", "/api/v1/namespaces", {"metadata": {"name": "numbered"}})
+    body: dict[str, Any] = {"metadata": {"name": name}, "data": config}
+    installed.server.request("POST", "/api/v1/namespaces/numbered/configmaps", body)
+    kept = {key: spec[key] for key in ("selector", "template")}
+    body = {"metadata": {"name": "sluice-actuator"}, "spec": {**kept, "serviceName": "x", "replicas": 0}}
+    installed.server.request("POST", apps.format("numbered", "statefulsets"), body)
+    unknown = installed.type("kubectl sluice -n numbered pause robot-control")
+    assert "is no target: factory/telemetry-upload" in unknown.output
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [

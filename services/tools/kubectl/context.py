@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-_DEPLOYMENT = "deployment/sluice-actuator"
+_ACTUATOR = "sluice-actuator"
 _SECRET = "sluice-bus"  # noqa: S105 - a name
 
 
@@ -53,7 +53,7 @@ class Cluster(Struct, frozen=True):
         Raises:
             ContextError: there is none.
         """
-        pod = self._get(_DEPLOYMENT)["spec"]["template"]["spec"]
+        pod = self._get_actuator()
         names = [one["configMap"]["name"] for one in pod.get("volumes", ()) if "configMap" in one]
         for name in names:
             text = self._get(f"configmap/{name}").get("data", {}).get("config.yaml")
@@ -61,7 +61,7 @@ class Cluster(Struct, frozen=True):
                 path = self.home / "config.yaml"
                 path.write_text(text, encoding="utf-8")
                 return path
-        raise ContextError(f"{_DEPLOYMENT} in namespace {self.namespace} mounts no config.yaml")
+        raise ContextError(f"{_ACTUATOR} in namespace {self.namespace} mounts no config.yaml")
 
     def read_password(self, user: str) -> str:
         """The password of a user of the bus.
@@ -77,7 +77,7 @@ class Cluster(Struct, frozen=True):
         Raises:
             ContextError: it cannot be read.
         """
-        (container, *_) = self._get(_DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+        (container, *_) = self._get_actuator()["containers"]
         if "SLUICE_NATS_CA" not in {one["name"] for one in container.get("env", ())}:
             return None
         path = self.home / "ca.crt"
@@ -89,6 +89,20 @@ class Cluster(Struct, frozen=True):
         if key not in data:
             raise ContextError(f"the Secret {name} in namespace {self.namespace} has no key {key!r}")
         return base64.b64decode(data[key])
+
+    def _get_actuator(self) -> dict[str, Any]:
+        """The spec of the actuator's Pods; numbered replicas are a StatefulSet's."""
+        try:
+            tree = self._get(f"deployment/{_ACTUATOR}")
+        except ContextError as error:
+            if "NotFound" not in str(error):
+                raise
+            try:
+                tree = self._get(f"statefulset/{_ACTUATOR}")
+            except ContextError:
+                raise error from None
+        spec: dict[str, Any] = tree["spec"]["template"]["spec"]
+        return spec
 
     def _get(self, what: str) -> dict[str, Any]:
         tree: dict[str, Any] = json.loads(_run(*self.kubectl, "get", what, "-o", "json"))
