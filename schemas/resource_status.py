@@ -8,7 +8,7 @@ ConditionType = Literal["Ready", "Blind", "Violated", "Paused", "Enforced"]
 
 
 class Condition(Struct, frozen=True, rename="camel"):
-    """One thing that is so, is not so, or is not known."""
+    """A condition of the domain: its status is True, False or Unknown."""
 
     type: ConditionType
     """What: Ready (the definition is in use), Blind (nothing is measured), Violated (an objective is not met), Paused
