@@ -112,6 +112,7 @@ class Reconciler:
         self._desired.change_scope(self._shared.steady())
         self._published = None
         self._finish_pending()
+        self._awake.set()
 
     def stop(self) -> None:
         """The target is no longer one: finish with what is being written, so that it is reported, and do no more."""
