@@ -1,7 +1,7 @@
 """Sends reports of actions to the bus, and then acknowledges the decisions behind them.
 
 The bus may be away.  Reports that name a patch are kept until the bus has them; of those that name none
-(a target left alone, a decision too late) the newest of each kind and target is enough.
+(a target left alone, a decision too late) the newest of each kind, target and domain is enough.
 """
 
 import asyncio
@@ -41,6 +41,11 @@ class _QueuedReport(Struct):
     headers: Mapping[str, str]
 
 
+def _kind_of(action: Action) -> tuple[str, str, str, str]:
+    """What a report is about: of those that name no patch the newest is enough."""
+    return action.domain, action.target, action.cause, action.outcome
+
+
 class ActionOutbox:
     """Reports and acknowledgements on their way to the bus, in order."""
 
@@ -66,11 +71,11 @@ class ActionOutbox:
         if action.outcome in ("applied", "failed"):  # an object may have changed
             self._unacknowledged[action.id] = self._unacknowledged.get(action.id, 0) + 1
         else:
-            kind = (action.target, action.cause, action.outcome)
+            kind = _kind_of(action)
             # The first may be on its way already.
             for place in range(1, len(self._waiting)):
                 one = self._waiting[place]
-                if isinstance(one, _QueuedReport) and (one.action.target, one.action.cause, one.action.outcome) == kind:
+                if isinstance(one, _QueuedReport) and _kind_of(one.action) == kind:
                     del self._waiting[place]
                     break
         self._waiting.append(_QueuedReport(action, headers))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.messages import Action, Cause, Outcome
 from services.actuator.apply import apply_plan
@@ -82,6 +83,14 @@ async def test_reports_without_a_patch_collapse() -> None:
     outbox.put(action(6, "skipped", "start"), {})
     outbox.put(action(7, "skipped", target="default/two"), {})
     assert await deliver(outbox, LateBus()) == ["a0:skipped", "a5:skipped", "a6:skipped", "a7:skipped"]
+
+
+async def test_reports_on_one_target_in_several_places_do_not_collapse() -> None:
+    """Each instance of a definition has a limit of its own on the same target."""
+    outbox = ActionOutbox()
+    for number in range(4):
+        outbox.put(replace(action(number, "unchanged"), domain=f"line@node-{number}"), {})
+    assert await deliver(outbox, LateBus()) == [f"a{number}:unchanged" for number in range(4)]
 
 
 async def test_a_decision_is_acknowledged_after_its_reports() -> None:
