@@ -27,6 +27,7 @@ from services.actuator.kube_events import EventRecorder
 from services.actuator.leftovers import report_leftovers
 from services.actuator.outbox import ActionOutbox, PendingAck, publish_action
 from services.actuator.places.placement import Placement
+from services.actuator.reconciler import Reconciler
 from services.actuator.shards.held_shards import HeldShards
 from services.actuator.shards.lease import Charge, LeaseKeeper
 from services.actuator.target_set import TargetSet
@@ -166,7 +167,7 @@ class Actuator:
     def _notice_charge(self) -> None:
         """Take up the domains of shards that have come to this actuator, and leave those that another has now."""
         shards = self._shards.notice_charge(time.monotonic())
-        for shard in shards:
+        for shard in range(len(self._leases)) if self._shards.is_sharded else ():
             self._health.set_note(f"shard {shard}", self._shards.explain(shard))
         names = {name for name in self.instances.holding if shards and self._shards.find_shard(name) in shards}
         self._targets.reassign(names)
@@ -212,8 +213,7 @@ class Actuator:
             try:
                 async with join() as bus, asyncio.TaskGroup() as group:
                     self._resources.keeper.bus = bus
-                    await self._fetch_decisions(bus)
-                    await self._resume(bus, [one for one in self._targets.reconcilers if self._shards.is_ours(one[0])])
+                    await self._offer_last(bus, [one for one in self.instances.holding if self._shards.is_ours(one)])
                     self._targets.has_bus_answered = True
                     self._health.set_ok(_DECISIONS)
                     failpoints.point("actuator.started")
@@ -238,15 +238,20 @@ class Actuator:
         if decision is not None and decision.message.domain == name:
             self._dispatch(decision)
 
-    async def _resume(self, bus: Bus, keys: Iterable[tuple[str, str]]) -> None:
-        """Let the reconcilers of these domains and targets know that the bus has supplied what it holds."""
+    async def _offer_last(self, bus: Bus, names: Collection[str]) -> None:
+        """Offer the last decisions of domains, and let their reconcilers know that the bus has supplied what it holds.
 
-        async def resume(key: tuple[str, str]) -> None:
+        One that takes a reconciler's place meanwhile waits for its own: it has not got these decisions.
+        """
+        before = [(key, one) for key, one in self._targets.reconcilers.items() if key[0] in names]
+        await _do_each(partial(self._fetch_decision, bus), sorted(names))
+
+        async def resume(known: tuple[tuple[str, str], Reconciler]) -> None:
+            key, reconciler = known
             action = await self._fetch_last(bus, Action, bus.subjects.action(*key))
-            if (reconciler := self._targets.reconcilers.get(key)) is not None:
-                reconciler.resume(None if action is None else action.message)
+            reconciler.resume(None if action is None else action.message)
 
-        await _do_each(resume, list(keys))
+        await _do_each(resume, before)
 
     async def _welcome(self, bus: Bus) -> None:
         """Offer domains that are new here what the bus holds: instances come with their Pods, others with a shard."""
@@ -256,9 +261,8 @@ class Actuator:
             names, self._joined = self._joined, set()
             if self._shards.is_sharded and any(map(self._shards.is_ours, names)):
                 # Looked up earlier, a decision that is published meanwhile would be missed.
-                await self._shards.subjects.all_read.wait()
-            await _do_each(partial(self._fetch_decision, bus), sorted(names))
-            await self._resume(bus, [one for one in self._targets.reconcilers if one[0] in names])
+                await self._shards.subjects.wait_until_read()
+            await self._offer_last(bus, names)
             failpoints.point("actuator.welcomed")
 
     async def _catch_up(self, bus: Bus) -> None:

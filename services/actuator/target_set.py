@@ -168,6 +168,9 @@ class TargetSet:
     def _build_reconciler(self, domain: Domain, target: Target, observed: ObservedState | None) -> Reconciler:
         one = Reconciler(domain, target, self._shared, observed)
         one.is_resting = not self._is_ours(domain.name)
+        if one.is_resting:
+            # The actuator in charge puts them back; here nothing else would forget them.
+            one.observed.listen(one.observed.given_up.clear)
         return one
 
     def _drop(self, name: str, key: str) -> Reconciler | SpreadTarget:

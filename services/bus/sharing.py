@@ -20,8 +20,8 @@ class SharedSubjects:
         """Counts changes."""
         self.some = asyncio.Event()
         """Set while there are any."""
-        self.all_read = asyncio.Event()
-        """Set while the server knows all of them: what is published on them from then on comes here."""
+        self._read, self._has_news = 0, asyncio.Event()
+        """The version that the server knows; set when that may be another."""
         self._note()
 
     def __bool__(self) -> bool:
@@ -43,7 +43,6 @@ class SharedSubjects:
 
     def _note(self) -> None:
         self.version += 1
-        self.all_read.clear()
         if self._wanted:
             self.some.set()
         else:
@@ -51,12 +50,21 @@ class SharedSubjects:
 
     def note_read(self, version: int) -> None:
         """Take note that the consumer reads the subjects as they were at a version."""
-        if version == self.version:
-            self.all_read.set()
+        self._read = max(self._read, version)
+        self._has_news.set()
+
+    async def wait_until_read(self) -> None:
+        """Wait until the server knows what is wanted now: what is published on it from then on comes here."""
+        version = self.version
+        while self._read < version:
+            self._has_news.clear()
+            await self._has_news.wait()
 
     def merge(self, found: Iterable[str]) -> list[str]:
         """What the consumer should read that reads ``found``: what another sharer has heard of first stays."""
-        return sorted((set(found) - self._unwanted) | self._wanted)
+        known = set(found)
+        self._unwanted &= known  # what it no longer reads needs no removal: instances come and go for ever
+        return sorted((known - self._unwanted) | self._wanted)
 
 
 @dataclass(frozen=True)

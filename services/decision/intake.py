@@ -76,10 +76,12 @@ class Intakes:
         """Take a domain's samples from now on."""
         intake = self.find(domain)
         intake.domains[domain] = None
-        intake.subjects.add(self._find_subject(domain))
+        if self.are_shared:
+            intake.subjects.add(self._find_subject(domain))
 
     def remove(self, domain: str) -> None:
         """Take a domain's samples no longer."""
         intake = self.find(domain)
         intake.domains.pop(domain, None)
-        intake.subjects.remove(self._find_subject(domain))
+        if self.are_shared:
+            intake.subjects.remove(self._find_subject(domain))

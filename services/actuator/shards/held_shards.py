@@ -61,6 +61,8 @@ class HeldShards:
 
     def read(self, domain: str, *, is_there: bool) -> None:
         """Read a domain's decisions from now on, where it is there and ours; otherwise no longer."""
+        if not self.is_sharded:
+            return  # the consumer reads all
         if is_there and self.is_ours(domain):
             self.subjects.add(self._find_subject(domain))
         else:

@@ -132,20 +132,21 @@ class LeaseKeeper:
         if not self._name:
             return
         before: Charge | None = None
-        refused = BackOff(*_REFUSED_S)
+        refused, due = BackOff(*_REFUSED_S), -math.inf
         try:
             while True:
                 started = time.monotonic()
-                await self._try_round(started)
+                if started >= due:
+                    await self._try_round(started)
+                    refused = refused if self._is_refused else BackOff(*_REFUSED_S)
+                    due = time.monotonic() + refused.next_s() if self._is_refused else -math.inf
+                # It also lapses while nobody asks.
                 now = self.charge(time.monotonic())
                 if now is not before:
                     _log.info("lease", charge=now.value, holder=self._seen[0])
                     before = now
                     self._on_change()
-                wait_s = max(started + self._duration_s / _RENEWALS - time.monotonic(), 0.0)
-                if not self._is_refused:
-                    refused = BackOff(*_REFUSED_S)
-                await asyncio.sleep(max(wait_s, refused.next_s()) if self._is_refused else wait_s)
+                await asyncio.sleep(max(started + self._duration_s / _RENEWALS - time.monotonic(), 0.0))
         finally:
             if self.charge(time.monotonic()) is Charge.MINE and self._lease is not None:
                 with suppress(Exception):
