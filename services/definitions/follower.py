@@ -56,8 +56,11 @@ class Follower:
         """
         # One without a target waits for the bus to say who has joined it.
         self._defined = {domain.name: Defined(domain) for domain in without_templates(domains) if domain.targets}
-        self._removed: dict[str, Defined] = {}
-        """Those that are gone, by name, to know what came before their removal."""
+        self._removed: dict[str, tuple[int, int]] = {}
+        """Revision and time of those that are gone, by name, to know what came before their removal.
+
+        Nodes come and go for ever, so nothing else is kept of their instances.
+        """
         self._set_note = set_note
         self._check = check
         self._listeners: list[Listener] = []
@@ -104,9 +107,9 @@ class Follower:
         """Take a definition, unless it is older than the one in effect; ``published`` is when it was stored, UTC ns."""
         name = definition.domain
         before = self._defined.get(name)
-        known = before or self._removed.get(name)
+        revision, stored = self._removed.get(name, (-1, -1)) if before is None else (before.revision, before.published)
         # On a bus that was wiped, revisions may begin at 1 again.
-        if known is not None and definition.revision <= known.revision and published <= known.published:
+        if definition.revision <= revision and published <= stored:
             return
         domain = definition.configuration
         is_in_use = before is not None and before.domain == domain
@@ -114,7 +117,7 @@ class Follower:
             domain = before.domain  # kept once in memory
         after = Defined(domain, definition.revision, published, definition.without_critical)
         if definition.removed:
-            self._removed[name] = after
+            self._removed[name] = definition.revision, published
             if self._defined.pop(name, None) is None:
                 return
         else:

@@ -72,6 +72,21 @@ def test_a_policy_that_raises_anything_ends_no_service(error: Exception, monkeyp
     assert not known.domains
 
 
+def test_of_what_is_removed_only_its_age_is_kept() -> None:
+    """An older definition that comes late is refused, a newer one is taken; nodes come and go for ever."""
+    follower, source = Follower((), lambda *_: None), DefinitionSource("resource", "plant", "line", "u", 2)
+    line = Definition("line", 2, source, LINE)
+    follower.take(line, 1)
+    follower.take(structs.replace(line, revision=3, removed=True), 2)
+    assert len(repr(follower._removed)) < 50
+    follower.take(line, 1)
+    assert not follower.domains
+    follower.take(structs.replace(line, revision=4), 3)
+    assert follower.domains == (LINE,)
+    follower.take(structs.replace(line, revision=1), 4)
+    assert follower.defined["line"].revision == 1, "the bus was wiped"
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda one: type(one).__name__)
 def test_a_resource_whose_policy_raises_anything_is_refused(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names an installed policy, and that fails."""
