@@ -96,15 +96,11 @@ class ClusterParts:
             self._bed.start(place.name, *echo)
         place = self._bed.pod(EXPORTER)
         keeper = await _wait_for_pid(self._bed.start(place.name, "sleep", "infinity"))
-        for command in (
-            f"link add mgmt type veth peer name mgmt netns {keeper}",
-            f"addr add {_HERE}/30 dev mgmt",
-            "link set mgmt up",
-        ):
-            linking = await asyncio.create_subprocess_exec("ip", *command.split(), stderr=asyncio.subprocess.PIPE)
-            _, wrong = await linking.communicate()
-            if linking.returncode:
-                raise NotReady(f"ip {command}: {wrong.decode().strip()}")
+        # The kernel removes the device of an earlier bed some time after that bed's end.
+        await _run_ip("link delete mgmt", may_fail=True)
+        await _run_ip(f"link add mgmt type veth peer name mgmt netns {keeper}")
+        await _run_ip(f"addr add {_HERE}/30 dev mgmt")
+        await _run_ip("link set mgmt up")
         for command in (f"addr add {_THERE}/30 dev mgmt", "link set mgmt up"):
             self._bed.run(place.name, "ip", *command.split())
         probes = tuple(
@@ -121,6 +117,13 @@ class ClusterParts:
         exporter = self._bed.start(place.name, *_PROMPT, str(find_program("sluice")), "exporter", "--config", path)
         await _wait_until_ready("exporter", f"http://{_THERE}:{_EXPORTER_PORT}", lambda: exporter.ended is None)
         return f"http://{_THERE}:{_EXPORTER_PORT}/metrics"
+
+
+async def _run_ip(command: str, *, may_fail: bool = False) -> None:
+    process = await asyncio.create_subprocess_exec("ip", *command.split(), stderr=asyncio.subprocess.PIPE)
+    _, wrong = await process.communicate()
+    if process.returncode and not may_fail:
+        raise NotReady(f"ip {command}: {wrong.decode().strip()}")
 
 
 async def _wait_for_pid(process: BedProcess) -> int:

@@ -175,9 +175,13 @@ class Stage:
         return limit
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until a condition holds; on timeout, fail with the last state of all parts."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait until a condition holds; fail with the last state of all parts once no limit has moved for too long."""
+        limits, deadline = dict(self.plant.limits), time.monotonic() + PATIENCE_S
+        last = deadline + 4 * PATIENCE_S
         while not await asyncio.to_thread(holds):
+            if (now := dict(self.plant.limits)) != limits:
+                # A slow machine takes its time, but a limit that moves is on its way.
+                limits, deadline = now, min(time.monotonic() + PATIENCE_S, last)
             if time.monotonic() > deadline:
                 tails = "\n".join(f"-- {name}\n{one.log[-1500:]}" for name, one in self.services.items())
                 raise AssertionError(f"not within {PATIENCE_S:g} s: {what}; limits {self.plant.limits}\n{tails}")
