@@ -282,7 +282,7 @@ async def _audit(config: Config, observed: Observed) -> None:
 
 
 def count_out_of_bounds(limits: list[EnforcedLimit], domain: Domain) -> int:
-    """How many limits in force were none, above the target's maximum, or below its minimum a pod."""
+    """How many limits in force were none, or above the target's maximum; the audit has the minimum, of all Pods."""
     bounds = {target.key: target for target in domain.targets}
     return sum(one.kbit is None or not 0 < one.kbit <= bounds[one.target].max for one in limits if one.target in bounds)
 

@@ -146,7 +146,7 @@ async def measure_errors(bench: Bench, mib: int, seconds: float) -> dict[str, An
     }
     bed.set_limit(_LIMIT_KBIT)
     found |= {
-        "TCP at a limit": await bench.compare(lambda: send_tcp(2, mib << 18)),
+        "TCP at the limit": await bench.compare(lambda: send_tcp(2, mib << 18)),
         "UDP under the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, _LIMIT_KBIT // 2, seconds)),
         "UDP at twice the limit": await bench.compare(lambda: send_udp([1], _UDP_FULL, 2 * _LIMIT_KBIT, seconds)),
     }
@@ -175,7 +175,7 @@ async def measure_pods(bench: Bench) -> dict[str, Any]:
         await bench.wait_for(_NODE_PODS)
     fleet.close()
     gone = TrafficCase(round(seen), bench.wire.read()[0] - wire, 0)
-    return {"100 pods at once, UDP": many.figures, "pods that live 1.5 s, samples added up": gone.figures}
+    return {"100 pods at once, UDP": many.figures, "pods that live 1.5 s, samples every 0.5 s added up": gone.figures}
 
 
 def _build_fleet(period: Duration) -> tuple[MeterFleet, Workloads]:

@@ -155,6 +155,7 @@ async def test_install_upgrade_rollback_uninstall(
     notes = await release.helm("install", "--create-namespace")
     assert f"{server.namespace}/app" in notes
     assert f"kubectl sluice -n {release.namespace} tap --live" in notes
+    assert f"kubectl sluice -n {release.namespace} explain line " in notes
     secret = await release.read("api/v1:secrets/sluice-bus")
     assert all(base64.b64decode(one)[:1] == b"p" for one in secret["data"].values())
     before = await release.deployment("sluice-actuator")

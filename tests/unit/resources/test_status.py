@@ -1,5 +1,7 @@
 """How a domain stands, as its resource's status says it."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -147,6 +149,16 @@ def test_what_is_wrong_shows(changed: dict[str, Any], state: str, kind: str, exp
     """In the state's word, and in the condition with its reason."""
     status = build_status(facts(**changed), None)
     assert (status.state, conditions(status)[kind]) == (state, expected)
+
+
+def test_every_reason_is_documented() -> None:
+    """People script against reasons: docs/resources.md names each that the status may have."""
+    root = Path(__file__).parents[3]
+    source = (root / "services" / "resources" / "status.py").read_text(encoding="utf-8")
+    reasons = set(re.findall(r'"(?:True|False|Unknown)", "(\w+)"', source)) | {"DryRun", "PatchFailed"}
+    assert len(reasons) >= 20
+    page = (root / "docs" / "resources.md").read_text(encoding="utf-8")
+    assert {one for one in reasons if f"`{one}`" not in page} == set()
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
