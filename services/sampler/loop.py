@@ -61,9 +61,9 @@ class Sampler:
             define_source: tells the source whose workloads to measure from the next window on.
         """
         self.is_mine: Callable[[str], bool] = lambda _: True
+        """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self.without_critical = set[str]()
         """Domains that look where no critical Pod is: that they are blind is no fault."""
-        """Whether this sampler publishes samples of a domain, by its name; several share them by ``Shifts``."""
         self._domains: tuple[Domain, ...] = ()
         self._signal = config.signal
         self._measure = measure

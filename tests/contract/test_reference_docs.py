@@ -13,4 +13,4 @@ PAGES: dict[Path, Callable[[], str]] = runpy.run_path(str(DOCS / "generate.py"))
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_page_is_up_to_date(path: Path) -> None:
     """``make schemas`` was run after the last change of the code."""
-    assert path.read_text(encoding="utf-8") == PAGES[path]()
+    assert path.read_text(encoding="utf-8") == PAGES[path](), "run `make schemas`"

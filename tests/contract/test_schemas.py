@@ -139,7 +139,7 @@ def is_part(part: Any, tree: Any) -> bool:
 def test_the_committed_schema_is_the_types(kind: str) -> None:
     """The schema files match the types; ``make schemas`` writes them."""
     committed = (generate.HOME / generate.file_name(kind)).read_text(encoding="utf-8")
-    assert committed == generate.text(generate.schema(kind))
+    assert committed == generate.text(generate.schema(kind)), "run `make schemas`"
     jsonschema.Draft202012Validator.check_schema(json.loads(committed))
 
 
@@ -233,7 +233,7 @@ def test_what_is_no_sample_is_refused_with_a_reason(body: bytes) -> None:
 
 def test_the_asyncapi_document_is_what_the_types_give() -> None:
     """``make schemas`` was run after the last change of the subjects or the messages."""
-    assert asyncapi.FILE.read_text(encoding="utf-8") == asyncapi.render()
+    assert asyncapi.FILE.read_text(encoding="utf-8") == asyncapi.render(), "run `make schemas`"
 
 
 def test_the_asyncapi_document_names_every_subject() -> None:

@@ -23,7 +23,8 @@ from services.control.policies.watermark import Watermark
 from services.control.policy import Policy, PolicyType
 
 _TYPES: tuple[PolicyType, ...] = (
-    Aimd, Bbr, CakeAutorate, Heracles, Learned, Neural, Parties, Proportional, Proteus, SqmAutorate, Static, Watermark,
+    Aimd, Bbr, CakeAutorate, Heracles, Learned, Neural,
+    Parties, Proportional, Proteus, SqmAutorate, Static, Watermark,
 )  # fmt: skip
 
 POLICIES: dict[str, PolicyType] = {kind.version.partition("/")[0]: kind for kind in _TYPES}

@@ -24,8 +24,8 @@ def settings(name: str) -> Signal:
 def test_every_source_of_the_configuration_is_registered() -> None:
     """The schema names the same sources, and a section of settings for each."""
     hints = get_type_hints(Signal)
-    assert set(get_args(hints["source"])) == set(SOURCES)
-    assert set(SOURCES) <= set(hints)
+    assert set(get_args(hints["source"])) == set(SOURCES), "Signal.source in schemas/config.py names other sources"
+    assert set(SOURCES) <= set(hints), "Signal in schemas/config.py needs a field of each source's name"
 
 
 @pytest.mark.parametrize("name", SOURCES)
