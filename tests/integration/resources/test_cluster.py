@@ -206,7 +206,7 @@ async def publish(bus: Bus, namespace: str, p95: float, limit: int, *, violated:
         violated=violated,
     )
     action = Action(
-        id=f"{end}",
+        id=f"{name}:{end}",  # the bus drops a second message of one id
         domain=name,
         target=f"{namespace}/upload",
         cause="decision",
