@@ -144,7 +144,7 @@ async def judge_live(page: Page, nats: NatsServer) -> None:
     await judge(page, "live")
     nats.stop(kill=True)
     await wait_for(
-        page, "document.getElementById('alert').innerText.includes('cannot be read')", "the loss is not told"
+        page, "document.getElementById('alert').innerText.includes('cannot be read')", "the loss is not shown"
     )
     await judge(page, "alert")
 

@@ -247,7 +247,7 @@ async def test_a_dropped_recording_is_shown(recording: Path) -> None:
 
 
 async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServer) -> None:
-    """New messages change the page, and hostile names stay text in every view; a lost bus is told."""
+    """New messages change the page, and hostile names stay text in every view; a lost bus is shown."""
     of = rename(config(2))
     lines = recent_stream(of, 60)
     async with join(nats.url, "sluice") as bus, serve_page(nats.url, of) as url:
@@ -285,7 +285,7 @@ async def test_it_is_live_behind_any_path_whatever_the_names_are(nats: NatsServe
             assert await page.value("document.documentElement.scrollWidth <= innerWidth")
             nats.stop(kill=True)
             await wait_for(
-                page, "document.getElementById('alert').innerText.includes('cannot be read')", "the loss is not told"
+                page, "document.getElementById('alert').innerText.includes('cannot be read')", "the loss is not shown"
             )
             assert [one for one in page.complaints if "ERR_ABORTED" not in one] == []
             assert all(PREFIX not in one or "/proxy/" in one for one in page.fetched)

@@ -55,7 +55,7 @@ def main() -> int:
     traces: list[tuple[liveness.World, tuple[liveness.Event, ...]]] = []
     count = liveness.explore(visit=lambda world, trace: traces.append((world, trace)))
     print_line(
-        f"\nThe fail-safe's liveness: {count:,} states of two actuators: right, safe, or told, within T of every event"
+        f"\nThe fail-safe's liveness: {count:,} states of two actuators: right, safe or reported within T of each event"
     )
     for name, rules in liveness.WEAKER.items():
         survivors += _expect_failure(name, liveness.Promise, partial(liveness.explore, rules))

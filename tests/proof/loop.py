@@ -111,12 +111,12 @@ def after(state: LoopState, start: Start, *, bounded: bool) -> Iterator[LoopStat
         (True, True, True),
     )
     decisions = [_decide(state, start, *one) for one in samples]
-    for now, heard, writes, told in product(dict.fromkeys(decisions), *[(False, True)] * 3):
+    for now, heard, writes, is_reported in product(dict.fromkeys(decisions), *[(False, True)] * 3):
         done = replace(now, ordered=now.decided) if heard else now
         done = _act(done, bounded=bounded) if writes else done
         if done.in_force >= state.in_force and done.in_force + done.saved > state.in_force + state.saved:
             raise Broken(f"{state}: rises faster than allowed, to {done}")
-        yield _wait(replace(done, reported=done.in_force) if told else done)
+        yield _wait(replace(done, reported=done.in_force) if is_reported else done)
     yield _wait(replace(state, ordered=min(state.in_force, LIMITS.fail_safe)))  # the dead-man
     yield replace(state, saved=float(LIMITS.rise))  # another process
     yield replace(state, decided=LIMITS.fail_safe, age=0, settles=0, back=0, reported=None)  # the bus was wiped

@@ -62,11 +62,11 @@ def tell(lie: Lie, at: int) -> float | None:
         heights = [counts[-1] for _, counts in series]
         fell = sum(after < before for before, after in pairwise(heights))
         returns = max(returns, fell * (1 + (heights[-1] >= max(heights))) if series[-1][0] == at else 0)
-    told = count(lie, at) or 0.0
+    observed = count(lie, at) or 0.0
     before, long_before = count(lie, at - WINDOW), count(lie, at - 2 * WINDOW)
     usual = 0.0 if before is None or long_before is None else min(before, long_before)
-    doubt = explain_fall(resets, returns) or explain_jump(told, usual) or explain_uncounted(told, appeared)
-    return None if doubt else told
+    doubt = explain_fall(resets, returns) or explain_jump(observed, usual) or explain_uncounted(observed, appeared)
+    return None if doubt else observed
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

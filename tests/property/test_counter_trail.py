@@ -70,10 +70,10 @@ def test_one_process_is_measured_right_or_not_at_all(steps: list[Counts], restar
         counts = [count + more for count, more in zip(counts, gain, strict=True)]
         truth.append(gain)
         show(history, at, counts)
-        told = measured(history, at)
-        if at and told is not None:
+        observed = measured(history, at)
+        if at and observed is not None:
             window = truth[max(1, at - WINDOW // PERIOD + 1) :]
-            assert told == [sum(gain[bucket] for gain in window) for bucket in range(3)]
+            assert observed == [sum(gain[bucket] for gain in window) for bucket in range(3)]
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -109,11 +109,11 @@ def test_several_processes_are_never_measured_as_one(
             counts = [count + paces[index % len(paces)] for index, count in enumerate(counts)]
             seen.add(who)
             show(history, at, (0, counts[who], counts[who]))
-            told = measured(history, at)
-            if told is not None and len(seen) > 1 and at > 12:
+            observed = measured(history, at)
+            if observed is not None and len(seen) > 1 and at > 12:
                 # A process younger than the slack may pass for a restart: all that it has counted is recent.  A rise
                 # of a thousand is believed beside what a window counts, and each page adds what it counts itself.
-                assert told[2] <= 5 * 20 * len(counts) + 1_000 + 4 * 100
+                assert observed[2] <= 5 * 20 * len(counts) + 1_000 + 4 * 100
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -130,6 +130,6 @@ def test_no_lying_counter_gives_a_wrong_number(seed: int) -> None:
         if at < size:
             continue
         believed = not history.explain_unreliable(at * PERIOD, "latency")
-        told = sum(one.counts[-1] for one in history.increases().values()) if believed else None
+        observed = sum(one.counts[-1] for one in history.increases().values()) if believed else None
         # A rise of a thousand is believed beside what a window counts.
-        judge(lie, at, size, told, most_before_a_fall=1_000 + 4 * 100)
+        judge(lie, at, size, observed, most_before_a_fall=1_000 + 4 * 100)

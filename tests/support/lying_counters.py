@@ -96,17 +96,17 @@ def _add(one: Counts, other: Counts) -> Counts:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
-def judge(lie: Lie, at: int, window: int, told: float | None, *, most_before_a_fall: float) -> str:
-    """Judge the observations that were told of the window which ends with a page.
+def judge(lie: Lie, at: int, window: int, observed: float | None, *, most_before_a_fall: float) -> str:
+    """Judge the observations that were reported of the window which ends with a page.
 
     Args:
         lie: the address.
         at: the page's number.
         window: pages from the window's first to its last.
-        told: the observations; None: no data.
+        observed: the observations; None: no data.
         most_before_a_fall: how many false ones may be believed before a counter fell for the first time.
     """
-    if told is None:
+    if observed is None:
         return "no data"
     steps = range(at - window + 1, at + 1)
     truth = sum(lie.gains[step][-1] for step in steps)
@@ -116,7 +116,7 @@ def judge(lie: Lie, at: int, window: int, told: float | None, *, most_before_a_f
     if any(lie.has_changed_hands[step] for step in steps):
         slack += most_before_a_fall
     restarts_unseen = _restarts_unseen(lie, steps)
-    assert abs(told - truth) <= slack + restarts_unseen + 1e-6, (at, told, truth, [lie.pages[one] for one in steps])
+    assert abs(observed - truth) <= slack + restarts_unseen + 1e-6, (at, observed, truth, [lie.pages[i] for i in steps])
     return "right"
 
 

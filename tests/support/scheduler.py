@@ -34,9 +34,9 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def add_node_collection(self, node: WorkerController, collection: list[str]) -> None:
         """Note that a worker has collected."""
-        told = self._folder / "groups.json"
+        saved = self._folder / "groups.json"
         # Missing where a path was mistyped: nothing was collected.
-        self._groups = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+        self._groups = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
         super().add_node_collection(node, collection)
 
     def schedule(self) -> None:

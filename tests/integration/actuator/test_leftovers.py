@@ -1,4 +1,4 @@
-"""A target that is taken out of the file: its last limit stays, and everybody is told."""
+"""A target that is taken out of the file: its last limit stays, and it is reported."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,11 +44,11 @@ async def test_a_target_that_was_taken_out_is_reported(scene: Scene, nats: NatsS
         assert process.metric("sluice_limits_left_over ") == {"": 1.0}
         assert "other" not in str(process.ready()[1])
 
-        async def told() -> bool:
+        async def is_reported() -> bool:
             events = await scene.server.must("GET", f"/api/v1/namespaces/{namespace}/events")
             return any(one["reason"] == "LimitLeftOver" for one in events["items"])
 
-        await eventually(told)
+        await eventually(is_reported)
     config = load(tmp_path / "one" / "config.yaml")
     async with KubeClient.connect(config.kubernetes) as client:
         (found,) = await find_leftovers(client, config.domains[0].targets)

@@ -207,12 +207,12 @@ async def judge(client: KubeClient, kind: str, known: Deployment, text: bytes, *
     if kind == "watch" and not found:
         return "nothing"
     assert status in (200, 201), (kind, text)
-    said = read_slowly(text, kind)
-    if said is None:
+    expected = read_slowly(text, kind)
+    if expected is None:
         # What is not looked at may be broken.
         assert all(one.uid.encode() in text for one in found), text
         return "right, and broken elsewhere"
-    assert [(one.uid, one.bandwidth) for one in found] == said[: len(found)], text
+    assert [(one.uid, one.bandwidth) for one in found] == expected[: len(found)], text
     return "right"
 
 

@@ -1,4 +1,4 @@
-"""Domains described in the cluster: read, refused, paused, withdrawn, and told how they stand, on an API server."""
+"""Domains described in the cluster: read, refused, paused, withdrawn, and given a status, on an API server."""
 
 import asyncio
 import subprocess

@@ -211,15 +211,15 @@ def backend(replies: dict[str, Reply]) -> Iterator[str]:
 
 def judge(found: LatencyStats | None, replies: dict[str, Reply]) -> str:
     """Compare what was measured with what the answers say, slowly read."""
-    said = {figure: read_slowly(replies[figure]) for figure in FIGURES}
+    expected = {figure: read_slowly(replies[figure]) for figure in FIGURES}
     needed = [figure for figure in FIGURES if figure not in ("throughput", "buckets")]
-    values = {figure: (said[figure] or {}).get(ROBOT) for figure in needed}
+    values = {figure: (expected[figure] or {}).get(ROBOT) for figure in needed}
     uncounted = 0.01 * ((values["observations"] or 0.0) + (values["appeared"] or 0.0))
     most = {"resets": 0.0, "returns": 1.0, "appeared": uncounted}
-    doubts = [said[figure] is None or not (values.pop(figure) or 0.0) <= most[figure] for figure in DOUBTS]
+    doubts = [expected[figure] is None or not (values.pop(figure) or 0.0) <= most[figure] for figure in DOUBTS]
     usable = all(value is not None and isfinite(value) for figure, value in values.items() if figure != "lost")
     usable = usable and not any(doubts) and min(values[figure] or 0.0 for figure in ("p95", "jitter")) >= 0
-    usable = usable and not any((said[figure] or {}).get("repeated") for figure in ("p95", "jitter", "scraped"))
+    usable = usable and not any((expected[figure] or {}).get("repeated") for figure in ("p95", "jitter", "scraped"))
     if found is None or found.missing is not None:
         return "no data" if not usable or found is None else "stale or empty"
     assert usable, replies

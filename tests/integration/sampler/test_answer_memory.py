@@ -76,5 +76,5 @@ def test_large_answers_stay_within_the_limit(series: int, *, tells_length: bool)
     assert ("larger than" in done.stdout) is (series > 20_000)
     peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak is not None
-    print(f"{series} series, length told: {tells_length}: {int(peak[1]) // 1024} MiB")
+    print(f"{series} series, length given: {tells_length}: {int(peak[1]) // 1024} MiB")
     assert int(peak[1]) < LIMIT_KIB

@@ -59,7 +59,7 @@ async def test_lying_counters_through_prometheus(tmp_path: Path) -> None:
     for end, measured in found.items():
         for key, lie in zip(keys, lies, strict=True):
             one = measured.latency[key]
-            told = None if one.missing is not None else float(one.observations)
-            tally[judge(lie, end // S - START, window, told, most_before_a_fall=1_000)] += 1
+            observed = None if one.missing is not None else float(one.observations)
+            tally[judge(lie, end // S - START, window, observed, most_before_a_fall=1_000)] += 1
     assert tally["right"] > sum(tally.values()) / 5
     assert tally["no data"] > sum(tally.values()) / 5

@@ -148,7 +148,7 @@ async def test_a_token_that_windows_wrote_is_a_token(name: Name, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("text", "shown"),
     [
         ("you sent Basic YWRtaW46cEBzcy93MHJk", "you sent Basic ***"),
         ("password p@ss/w0rd is wrong", "password *** is wrong"),
@@ -159,12 +159,12 @@ async def test_a_token_that_windows_wrote_is_a_token(name: Name, tmp_path: Path)
         ("token s p/a+c-long is wrong", "token *** is wrong"),
     ],
 )
-async def test_no_form_of_a_credential_is_shown(said: str, shown: str, tmp_path: Path) -> None:
+async def test_no_form_of_a_credential_is_shown(text: str, shown: str, tmp_path: Path) -> None:
     """Encoded, in an address, short: a server may repeat what it was sent."""
     (tmp_path / "password").write_text("p@ss/w0rd")
     password = str(tmp_path / "password")
     http = Http(username="admin", password_file=password, headers={"X-Api-Key": "a-b-c"})
-    with BrokenServer("body", said.encode(), "401 No") as server:
+    with BrokenServer("body", text.encode(), "401 No") as server:
         found = await reason_of(server, "prometheus", http, "/?token=s%20p%2Fa%2Bc-long")
     assert found.endswith(f"HTTP status 401: {shown}")
 

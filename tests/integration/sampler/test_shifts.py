@@ -57,7 +57,7 @@ async def test_turns_are_shared_and_pass_on(nats: NatsServer) -> None:
 
 
 async def test_a_lost_bus_changes_nothing() -> None:
-    """While the bus is away, nobody is told whose turn it is."""
+    """While the bus is away, nobody knows whose turn it is."""
     now, there = 0.0, True
     shifts = Shifts(1, lambda: there, lambda: now)
     shifts.note_turn(find_partition("line"))

@@ -60,7 +60,7 @@ async def test_a_cluster_without_policies_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotations", "labels", "level", "said"),
+    ("annotations", "labels", "level", "message"),
     [
         ({}, {"seen": "yes"}, "warning", "label seen"),
         ({"company.example/touched-by": "x"}, {}, "warning", "annotation company.example/touched-by"),
@@ -73,7 +73,7 @@ async def test_a_cluster_without_policies_passes() -> None:
     ],
 )
 async def test_what_webhooks_write_is_named(
-    annotations: dict[str, str | None], labels: dict[str, str], level: str, said: str
+    annotations: dict[str, str | None], labels: dict[str, str], level: str, message: str
 ) -> None:
     """A value or a record that comes back changed is an error; keys of others with each update are a warning."""
 
@@ -92,7 +92,7 @@ async def test_what_webhooks_write_is_named(
         proxy.answer = answer
         found = (await run())[0]
         assert found.level == level
-        assert said in found.what
+        assert message in found.what
 
 
 async def test_a_webhook_that_knows_no_dry_run_is_a_warning() -> None:

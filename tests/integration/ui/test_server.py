@@ -381,7 +381,7 @@ async def test_a_long_time_of_the_bus_is_shown_roughly_first(tmp_path: Path) -> 
                 assert len(few) <= 400 < len(many)
                 assert many[0] == few[0]
                 assert many[-1] - few[-1] < 10 * 60_000
-            # What was last is told, although nobody spoke for longer than the page looks back.
+            # What was last is shown, although nobody spoke for longer than the page looks back.
             async with asyncio.timeout(PATIENCE_S):
                 while any(one["state"] == "waiting" for one in (await api.get("overview"))["domains"]):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

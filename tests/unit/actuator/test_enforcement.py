@@ -1,4 +1,4 @@
-"""A limit that is not enforced is told to people once, and so is its end; what is not the agent's fault is not."""
+"""A limit that is not enforced is reported to people once, and so is its end; what is not the agent's fault is not."""
 
 import asyncio
 from typing import Any

@@ -38,11 +38,11 @@ def test_nobody_takes_what_a_cut_has_not_released() -> None:
 def test_without_reports_every_byte_is_as_before() -> None:
     """Nothing reported, and a report that says what was decided, give the same limits."""
     controller = Controller(DOMAIN)
-    state = told = None
+    state = informed = None
     for number in range(20):
         plain = controller.step(state, sample(number / 2))
         known = {one.target: InForce(one.was) for one in plain.targets}
-        closed = controller.step(told, sample(number / 2), None, known)
+        closed = controller.step(informed, sample(number / 2), None, known)
         assert closed.targets == plain.targets
         assert replace(closed, reported={}, state=replace(closed.state, in_force={})) == plain
-        state, told = plain.state, closed.state
+        state, informed = plain.state, closed.state

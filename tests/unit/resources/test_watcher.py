@@ -30,7 +30,7 @@ def resource(name: str = "line", generation: int = 1, spec: Any = SPEC, **meta: 
 
 
 class Recorder:
-    """A set of definitions that keeps what it was told."""
+    """A set of definitions that keeps what it was given."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -78,18 +78,18 @@ Play = Callable[..., list[str]]
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Runs a watcher for some seconds of virtual time; returns what the set of definitions was told."""
+    """Runs a watcher for some seconds of virtual time; returns what the set of definitions was given."""
 
     def run(
         api: Api,
         seconds: float = 1.0,
         look: Callable[[ResourceWatcher], None] = lambda _: None,
-        told: Recorder | None = None,
+        recorder: Recorder | None = None,
     ) -> list[str]:
-        told = told or Recorder()
+        recorder = recorder or Recorder()
 
         async def watch() -> None:
-            watcher = ResourceWatcher(api, told)
+            watcher = ResourceWatcher(api, recorder)
             task = asyncio.create_task(watcher.run())
             await asyncio.sleep(seconds)
             look(watcher)
@@ -98,7 +98,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
         with virtual_time(monkeypatch) as (runner, _):
             runner.run(watch())
-        return told.calls
+        return recorder.calls
 
     return run
 
@@ -161,10 +161,10 @@ def test_a_list_that_cannot_be_read_shows_although_no_resource_is_known(
 
 def test_what_went_while_nobody_watched_is_withdrawn_by_the_next_list(play: Play) -> None:
     """Lists are compared with what was known."""
-    told = Recorder()
-    calls = play(Api([Listed((resource(), resource("other")))], [Listed((resource(),))]), seconds=3, told=told)
+    recorder = Recorder()
+    calls = play(Api([Listed((resource(), resource("other")))], [Listed((resource(),))]), seconds=3, recorder=recorder)
     assert calls == ["put factory/line 1", "put factory/other 1", "withdraw other"]
-    assert told.confirmed[:2] == [["line", "other"], ["line"]]
+    assert recorder.confirmed[:2] == [["line", "other"], ["line"]]
 
 
 def test_a_kind_that_stays_away_takes_its_resources_along(play: Play) -> None:
@@ -176,11 +176,11 @@ def test_a_kind_that_stays_away_takes_its_resources_along(play: Play) -> None:
 def test_without_the_kind_the_server_is_asked_once_a_minute(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     """The file works, and the log has one line."""
     api = Api(NotFound("404"))
-    told = Recorder()
-    assert play(api, seconds=600, told=told) == []
+    recorder = Recorder()
+    assert play(api, seconds=600, recorder=recorder) == []
     assert len(api.asked) <= 11
-    assert told.confirmed
-    assert not any(told.confirmed)
+    assert recorder.confirmed
+    assert not any(recorder.confirmed)
     assert capsys.readouterr().out.count("is not installed") <= 1
 
 

@@ -130,7 +130,7 @@ def test_no_matcher_is_without_a_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "scale", "said"),
+    ("unit", "scale", "reason"),
     [
         ("s", 1.0, ""),
         ("ms", 1e3, "they look like milliseconds: set signal.unit: ms"),
@@ -138,7 +138,7 @@ def test_no_matcher_is_without_a_label() -> None:
         ("ns", 1e9, "they look like nanoseconds: set signal.unit: ns"),
     ],
 )
-def test_a_histogram_in_another_unit(unit: str, scale: float, said: str) -> None:
+def test_a_histogram_in_another_unit(unit: str, scale: float, reason: str) -> None:
     """With its unit it is read; without, the reason names the unit."""
     bounds = (0.0005, 0.001, 0.002, 0.005, 1.0)
     page = "".join(
@@ -155,5 +155,5 @@ def test_a_histogram_in_another_unit(unit: str, scale: float, said: str) -> None
     stats = LatencyStats(jitter=0.001 * scale, p95=0.001 * scale, observations=500, bounds=read)
     measured = Measurements(start=0, latency={"factory/robot": stats}, throughput={})
     missing = build_sample(domain, Signal(), 10**9, measured).critical[0].missing
-    assert said in str(missing)
-    assert (missing is None) is (not said)
+    assert reason in str(missing)
+    assert (missing is None) is (not reason)

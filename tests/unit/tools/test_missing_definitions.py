@@ -63,9 +63,9 @@ def test_a_replay_says_which_one_is_missing(tmp_path: Path, recorded: tuple[int,
     tally = verify(reader, lambda _: None)[DOMAIN.name]
     assert (tally.identical, tally.different) == ((3 - len(missing)) * EACH, 0)
     assert (tally.given, tally.missing) == (len(missing) * EACH, len(missing) * EACH)
-    said = {remark.what for remark in tally.holes}
-    assert said <= {f"its definition, revision {one}, is not in the recording" for one in missing}
-    assert bool(said) is bool(missing)
+    remarks = {remark.what for remark in tally.holes}
+    assert remarks <= {f"its definition, revision {one}, is not in the recording" for one in missing}
+    assert bool(remarks) is bool(missing)
     assert reader.problems == []
 
 

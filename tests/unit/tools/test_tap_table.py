@@ -131,7 +131,7 @@ def test_limits_for_each_pod_are_shown_as_such() -> None:
 
 
 def test_the_table_shows_what_was_chosen() -> None:
-    """The help lists the keys; a filter that nothing passes is told."""
+    """The help lists the keys; a filter that nothing passes is named."""
     status = fill_status(config(2), 5)
     for view, text in (
         (LiveView(help=True), "this help"),
