@@ -35,6 +35,8 @@ _WARM_UP = 8
 _PATIENCE_S = 300
 _SAMPLES = "sluice_sampler_samples_total"
 _WITH_DATA = f'{_SAMPLES}{{.*outcome="data"}}'
+_LINES = 9
+"""Of a node on the page."""
 _BOUNDS = ("0.0005", "0.001", "0.0015", "0.002", "0.0025", "+Inf")
 
 
@@ -121,7 +123,7 @@ async def measure_sampler(instances: int, seconds: int) -> ServiceCost:
         config = Config(
             (template,),
             settings,
-            Signal(scrape=Scrape((url,))),
+            Signal(scrape=Scrape((url,), max_lines=_LINES * instances + 1_000)),
             listen=Listen("127.0.0.1", sampler=find_free_ports(1)[0]),
             log="error",
         )
@@ -186,7 +188,7 @@ def _write_page(nodes: int, at: int) -> str:
         lines += [f"hubble_flow_latency_seconds_bucket{{{one}}} {200 * at}\n" for one in bounds]
         lines.append(f"hubble_flow_latency_seconds_count{{{labels}}} {200 * at}\n")
         lines.append(f"hubble_flow_lost_total{{{labels}}} 0\n")
-        # One series for all Pods of a node: a page may have 10,000 lines.
+        # One series for all Pods of a node: each line costs memory.
         sent = f'namespace="default",workload="selector/shipper",pod="shipper-{number}",node="node-{number}"'
         lines.append(f"container_network_transmit_bytes_total{{{sent}}} {10**6 * at}\n")
     return "".join(lines)
