@@ -22,7 +22,7 @@ _UNREACHED_S = (0.2, 10.0)
 """The same if there is no connection: another attempt to connect adds no load."""
 _MOST_RETRY_AFTER_S = 60.0
 """A longer delay that the server asks for is not kept: the fail-safe limit must not wait for it."""
-_LOWER_S = 10.0
+_LOWER_S = 12.0
 """Between two lower limits that are tried in between."""
 _FORGET_S = 60.0
 """A refusal no longer counts so long after the next try was due."""

@@ -17,7 +17,7 @@ def refuse(plan: Plan) -> Refusals:
 
 
 def test_a_lower_limit_need_not_wait() -> None:
-    """The refused limit waits for seconds; a lower one is asked at once, and then at most every ten seconds."""
+    """The refused limit waits for seconds; a lower one is asked at once, and then at most every twelve seconds."""
     objects = deployment("20M"), pod(1), pod(2)
     refused, lower = (plan_of(order(limit, end=limit), *objects) for limit in (60_000, 12_000))
     refusals = refuse(refused)
