@@ -134,8 +134,7 @@ class TargetSet:
             self._give_up(name, before)
         for key, new in added.items():
             self._informer.add(Watched(new.target, new.observed))
-            if self._group is not None and not (isinstance(new, Reconciler) and new.is_resting):
-                self._start(key, new.run())
+            self._begin(key, new)
 
     def _is_same(self, name: str, key: str, domain: Domain, target: Target) -> bool:
         """Whether a target goes on under another definition, with the same Pods."""
@@ -198,8 +197,7 @@ class TargetSet:
             if domain is not None and spread is not None and (name, key) not in self.reconcilers:
                 self._keys.setdefault(name, set()).add(key)
                 one = self._add_reconciler(domain, target, spread.observed.get_part(domain.on or ""))
-                if self._group is not None and not one.is_resting:
-                    self._start(one.extent.name, one.run())
+                self._begin(one.extent.name, one)
 
     def _drop_part(self, name: str, key: str) -> None:
         self._keys[name].discard(key)
@@ -239,8 +237,7 @@ class TargetSet:
             one = self.reconcilers[name, key] = self._build_reconciler(before.domain, before.target, before.observed)
             if self._group is not None:
                 self._start(one.extent.name, self._end(before))
-                if not one.is_resting:
-                    self._start(one.extent.name, one.run())
+                self._begin(one.extent.name, one)
 
     def wake(self) -> None:
         """Look at every target again: who is in charge has changed."""
@@ -255,10 +252,9 @@ class TargetSet:
             self._group.create_task(self._informer.run())
             self._group.create_task(self._placement.run())
             for one in self.reconcilers.values():
-                if not one.is_resting:
-                    self._start(one.extent.name, one.run())
+                self._begin(one.extent.name, one)
             for key, spread in self.spread.items():
-                self._start(key, spread.run())
+                self._begin(key, spread)
             for domain in self._released:
                 self.release(domain)
             await asyncio.Event().wait()  # targets may come while there are none
@@ -290,6 +286,11 @@ class TargetSet:
             await self._restore(name, one.target)
 
         self._start(key, end())
+
+    def _begin(self, key: str, one: Reconciler | SpreadTarget) -> None:
+        """Run it, unless this process does not act yet, or another one acts on its domain."""
+        if self._group is not None and not (isinstance(one, Reconciler) and one.is_resting):
+            self._start(key, one.run())
 
     def _start(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Work on a target's objects once whoever does so has ended."""
