@@ -12,8 +12,13 @@ from msgspec import Struct
 from schemas.config import Kubernetes
 from schemas.messages import Action, Decision, State, TargetDecision
 from schemas.units import Rate
+from services.actuator.dependencies import Dependencies
+from services.actuator.kube_events import EventRecorder
+from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.bus.bus import Bus, Received
+from services.kube.client import KubeClient
+from services.runtime.health import Health
 from tests.support.decision_services import ServiceProcess, read_stream
 from tests.support.kube.servers import BANDWIDTH, Server, eventually
 from tests.support.kube.write_trail import Trail, Verdict
@@ -22,6 +27,19 @@ from tests.support.waiting import PATIENCE_S
 
 S = 10**9
 DOMAIN = "line"
+
+
+def build_dependencies(client: KubeClient, health: Health, **more: Any) -> Dependencies:
+    """What the reconcilers of one actuator share; its outbox and recorder are its own unless ``more`` has others."""
+    own: dict[str, Any] = {
+        "client": client,
+        "outbox": ActionOutbox(),
+        "events": EventRecorder(client),
+        "set_note": health.set_note,
+        "set_condition": health.set_condition,
+        "process": "one",
+    }
+    return Dependencies(**own | more)
 
 
 class Aim(Struct, frozen=True):

@@ -13,8 +13,6 @@ from schemas.domain import Critical, Domain, Target
 from schemas.messages import Action
 from schemas.units import Duration, Rate
 from schemas.workloads import LabelSelector
-from services.actuator.dependencies import Dependencies
-from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.actuator.target_set import TargetSet
@@ -22,6 +20,7 @@ from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH
 from services.plant.kube_emulator.emulator import Emulator
 from services.runtime.health import Health
+from tests.support.actuators import build_dependencies
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, eventually
 from tests.support.offered_limits import offer_limits
@@ -44,15 +43,8 @@ class Scene:
         """Nothing runs yet."""
         self.server = server
         self.actions: list[Action] = []
-        self._outbox, events, health = ActionOutbox(), EventRecorder(client), Health()
-        shared = Dependencies(
-            client=client,
-            outbox=self._outbox,
-            events=events,
-            set_note=health.set_note,
-            set_condition=health.set_condition,
-            process="one",
-        )
+        self._outbox, health = ActionOutbox(), Health()
+        shared = build_dependencies(client, health, outbox=self._outbox)
         self.targets = TargetSet(client, health, shared)
         self.targets.has_bus_answered = True
         self.target = Target(

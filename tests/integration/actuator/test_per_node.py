@@ -15,8 +15,6 @@ from msgspec import UNSET
 from schemas.domain import Critical, Domain, Shield, Target
 from schemas.messages import Action
 from schemas.units import Duration, Rate
-from services.actuator.dependencies import Dependencies
-from services.actuator.kube_events import EventRecorder
 from services.actuator.outbox import ActionOutbox
 from services.actuator.ownership import KEY
 from services.actuator.places.placement import Placement
@@ -26,6 +24,7 @@ from services.definitions.instances import Instances
 from services.kube.client import KubeClient
 from services.kube.objects import BANDWIDTH
 from services.runtime.health import Health
+from tests.support.actuators import build_dependencies
 from tests.support.kube import servers
 from tests.support.kube.servers import MERGE_PATCH, Server, deployment, eventually
 from tests.support.kube.workload_cases import make_node
@@ -133,14 +132,7 @@ class Actuator:
         self.actions: list[Action] = []
         self.health = Health()
         self._outbox = ActionOutbox()
-        shared = Dependencies(
-            client=client,
-            outbox=self._outbox,
-            events=EventRecorder(client),
-            set_note=self.health.set_note,
-            set_condition=self.health.set_condition,
-            process=process,
-        )
+        shared = build_dependencies(client, self.health, outbox=self._outbox, process=process)
         bounds: dict[str, Any] = {"min": Rate(1_000), "max": Rate(80_000), "fail_safe": Rate(2_000)}
         self.app = Target(deployment="app", namespace=namespace, **bounds)
         self.agent = Target(kind="DaemonSet", name="agent", namespace=namespace, scope="per-pod", **bounds)

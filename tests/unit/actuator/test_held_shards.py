@@ -12,9 +12,6 @@ from msgspec.structs import replace
 from schemas.config import Config, Kubernetes
 from schemas.domain import Critical, Domain
 from schemas.units import Duration
-from services.actuator.dependencies import Dependencies
-from services.actuator.kube_events import EventRecorder
-from services.actuator.outbox import ActionOutbox
 from services.actuator.service import Actuator
 from services.actuator.shards.lease import Charge, LeaseKeeper
 from services.actuator.target_set import TargetSet
@@ -25,6 +22,7 @@ from services.kube.changes import Deleted, Listed
 from services.kube.client import KubeClient
 from services.kube.objects import Deployment, Pod, Rejected
 from services.runtime.health import Health
+from tests.support.actuators import build_dependencies
 from tests.support.kube.objects import TARGET, deployment, pod
 from tests.support.waiting import PATIENCE_S
 
@@ -120,15 +118,7 @@ async def test_a_shard_that_comes_while_the_bus_is_asked_waits_for_its_own_answe
 def test_what_rests_keeps_no_pod_that_is_gone(is_ours: bool) -> None:
     """The actuator in charge puts them back as they were found; here they would stay in memory for good."""
     client, health = cast("KubeClient", None), Health()
-    shared = Dependencies(
-        client=client,
-        outbox=ActionOutbox(),
-        events=EventRecorder(client),
-        set_note=health.set_note,
-        set_condition=health.set_condition,
-        process="one",
-    )
-    targets = TargetSet(client, health, shared, is_ours=lambda _: is_ours)
+    targets = TargetSet(client, health, build_dependencies(client, health), is_ours=lambda _: is_ours)
     targets.define({"line": Domain("line", (Critical("robot"),), (TARGET,))})
     (one,) = targets.reconcilers.values()
     one.observed.observe(Deployment, Listed((deployment(),)))

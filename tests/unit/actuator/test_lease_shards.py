@@ -1,7 +1,7 @@
 """Leases of shards: each gets to the actuator that it belongs to, and to another while that one is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -11,14 +11,12 @@ from msgspec import convert
 from schemas.config import Kubernetes
 from schemas.domain import Critical, Domain, Target
 from schemas.units import Duration, Rate
-from services.actuator.dependencies import Dependencies
-from services.actuator.kube_events import EventRecorder
-from services.actuator.outbox import ActionOutbox
 from services.actuator.shards.lease import Charge, Lease, LeaseKeeper
 from services.actuator.target_set import TargetSet
 from services.kube.client import KubeClient
 from services.kube.objects import StaleObject
 from services.runtime.health import Health
+from tests.support.actuators import build_dependencies
 from tests.support.waiting import until
 
 CONFIG = Kubernetes(lease="sluice/actuator", lease_duration=Duration(10**9 // 2), shards=3)
@@ -102,16 +100,11 @@ async def test_the_sum_of_all_places_is_written_by_whoever_has_the_templates_lea
     client, health = cast("KubeClient", None), Health()
     target = Target(deployment="app", min=Rate(1000), max=Rate(9000), fail_safe=Rate(2000))
     template = Domain("line", (Critical("robot"),), (target,), per="node")
-    shared = Dependencies(
-        client=client,
-        outbox=ActionOutbox(),
-        events=EventRecorder(client),
-        set_note=health.set_note,
-        set_condition=health.set_condition,
-        process="one",
-        charge_of=lambda name: lambda _: charge if name == "line" else Charge.MINE,
-    )
-    targets = TargetSet(client, health, shared)
+
+    def find_charge(domain: str) -> Callable[[float], Charge]:
+        return lambda _: charge if domain == "line" else Charge.MINE
+
+    targets = TargetSet(client, health, build_dependencies(client, health, charge_of=find_charge))
     targets.define({"line": template})
     targets.define({"line@node-1": template.build_instance("node-1", ())})
     assert len(targets.reconcilers) == 1
